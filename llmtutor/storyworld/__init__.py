@@ -1,0 +1,11 @@
+"""The story world: a seeded generator of short English and Chinese stories that knows the truth of every text it tells.
+
+>>> story(1).text == story(1).text
+True
+"""
+from .check import Report, check, sentences
+from .stories import Mention, Story, facts, story
+from .words import segment
+from .world import Event, World
+
+__all__ = ["Event", "Mention", "Report", "Story", "World", "check", "facts", "segment", "sentences", "story"]
