@@ -4,8 +4,8 @@
 True
 """
 from .check import Report, check, sentences
-from .stories import Mention, Story, facts, story
+from .stories import Mention, Story, facts, short, story
 from .words import segment
 from .world import Event, World
 
-__all__ = ["Event", "Mention", "Report", "Story", "World", "check", "facts", "segment", "sentences", "story"]
+__all__ = ["Event", "Mention", "Report", "Story", "World", "check", "facts", "segment", "sentences", "short", "story"]

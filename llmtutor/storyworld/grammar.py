@@ -55,7 +55,7 @@ PATTERNS = {
 }
 LINKS = [("Then ", "然后，"), ("Later, ", "后来，"), ("Soon ", "不久，")]
 NO_LINK = {kind for kind in PATTERNS
-           if kind.startswith(("weather", "go", "named", "thank", "end", "ask_about", "refuse", "like", "happy", "sad", "have", "want"))}
+           if kind.startswith(("weather", "go", "named", "thank", "end", "ask_about", "refuse", "like", "happy", "sad", "have", "want", "together"))}
 PRONOUNS = {"en": {True: "she", False: "he"}, "zh": {True: "她", False: "他"}}
 IT = {"en": "it", "zh": "它"}
 THEY = {True: "她们", False: "他们"}

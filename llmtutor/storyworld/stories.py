@@ -9,11 +9,17 @@ from .world import Event, World
 
 @dataclass(frozen=True)
 class Mention:
-    """Characters `start` to `end` of the text speak of `entity`; `form` is "name", "pronoun", "thing", "it", "they" or "word"."""
+    """Characters `start` to `end` of the text speak of `entity`; `form` is "name", "pronoun", "thing", "it", "they" or "word".
+
+    `known` is what the story has told of it so far: of a person ("likes", food) and ("mood", "happy" or "sad"), of a thing
+    ("holder", person) or ("inside", container). `bound` is True where the facts, not chance, decide what stands here.
+    """
     start: int
     end: int
     entity: object
     form: str
+    known: tuple = ()
+    bound: bool = False
 
 
 @dataclass
@@ -36,6 +42,11 @@ class Story:
     mentions: list = field(default_factory=list)
     answers: list = field(default_factory=list)
     world: World = field(default_factory=World)
+
+
+BOUND = {"thank": "AB", "eat": "F", "take_out": "CO", "move": "CO", "give_back": "BO", "refuse": "A", "happy_because": "O", "sad_because": "O",
+         "want": "O", "ask": "AO", "give": "O", "give_asked": "O", "give_unneeded": "O", "lose": "O", "put": "O", "find_lost": "O"}
+"""Slots whose word follows from the facts told before."""
 
 
 class Discourse:
@@ -125,11 +136,16 @@ class Teller:
         if capital and self.lang == "en":
             written = written[:1].upper() + written[1:]
         span = (len(self.text), len(self.text) + len(written))
-        self.mentions.append(Mention(*span, value, kind))
+        bound = kind == "pronoun" or slot in BOUND.get(event.kind, "")
+        self.mentions.append(Mention(*span, value, kind, tuple(self._known(value)), bound))
         if slot == grammar.ANSWER_SLOT.get(event.kind):
             self.answers.append(span)
         self.text += written
         self.discourse.note(value)
+
+    def _known(self, value):
+        facts = self.world.people.get(value) if isinstance(value, Person) else self.world.things.get(value) if isinstance(value, Thing) else None
+        return [(name, getattr(facts, name)) for name in ("likes", "mood", "holder", "inside") if getattr(facts, name, None)]
 
     def story(self, seed):
         return Story(self.text, self.lang, seed, self.sentences, self.mentions, self.answers, self.world)
@@ -231,8 +247,7 @@ def fun(rng, world):
 ARCS = [share, share, lose, hide, hide, food]
 
 
-def _opening(rng, teller):
-    cast = rng.sample(words.PEOPLE, rng.choice((2, 2, 3, 3)))
+def _opening(rng, teller, cast):
     weather = rng.random()
     if rng.random() < .15:
         _in_the_middle(rng, teller, cast)
@@ -280,12 +295,12 @@ def _questions(rng, world):
     return rng.sample(asked, min(len(asked), rng.choice((0, 1, 1, 2, 3))))
 
 
-def _told(rng, lang):
+def _told(rng, lang, cast=None, plots=None):
     """Tell one story with the plot of `rng`; what is random in the wording comes from a second generator."""
     teller = Teller(lang, random.Random(rng.random()))
-    _opening(rng, teller)
+    _opening(rng, teller, cast or rng.sample(words.PEOPLE, rng.choice((2, 2, 3, 3))))
     world = teller.world
-    chosen = rng.sample(ARCS, rng.choice((1, 2, 2))) + [fun] * rng.choice((0, 1, 1)) if len(world.present()) > 1 else [hide]
+    chosen = rng.sample(ARCS, plots or rng.choice((1, 2, 2))) + [fun] * rng.choice((0, 1, 1)) if len(world.present()) > 1 else [hide]
     arcs = [arc(rng, world) for arc in chosen]
     while arcs:
         arc = rng.choice(arcs)
@@ -323,6 +338,17 @@ def facts(seed, lang="en"):
     for i in rng.sample(range(len(people)), len(people)):
         teller.tell(Event(rng.choice(ask), {"A": people[i], told[i][1]: told[i][2]}))
     return teller.story(seed)
+
+
+def short(seed, lang="en"):
+    """Tell a story of two people and one plot, most often a girl and a boy. Arguments, result and errors are those of `story`."""
+    if lang not in LANGUAGES:
+        raise ValueError(f"lang must be 'en' or 'zh'; got {lang!r}")
+    rng = random.Random(f"short {seed}")
+    cast = rng.sample(words.PEOPLE, 2)
+    if rng.random() < .7 and cast[0].female == cast[1].female:
+        cast[1] = rng.choice([person for person in words.PEOPLE if person.female != cast[0].female])
+    return _told(rng, lang, cast, plots=1).story(seed)
 
 
 def story(seed, lang="en"):
