@@ -10,7 +10,7 @@ SEEDS = range(-1, -201, -1)
 
 
 @pytest.mark.parametrize("lang", words.LANGUAGES)
-@pytest.mark.parametrize("tell", [storyworld.story, storyworld.facts])
+@pytest.mark.parametrize("tell", [storyworld.story, storyworld.short, storyworld.facts])
 def test_every_story_is_read_back_as_it_was_told(tell, lang):
     for seed in SEEDS:
         told = tell(seed, lang)
@@ -120,7 +120,7 @@ def test_a_changed_story_is_noticed():
 
 
 def test_unknown_language_is_refused():
-    for tell in (storyworld.story, storyworld.facts):
+    for tell in (storyworld.story, storyworld.short, storyworld.facts):
         with pytest.raises(ValueError, match="'en' or 'zh'"):
             tell(1, "fr")
     with pytest.raises(ValueError, match="'en' or 'zh'"):
