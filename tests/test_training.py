@@ -132,7 +132,7 @@ def test_the_bundled_model_keeps_what_its_card_says():
         assert found["ppl"] == pytest.approx(said["ppl"], rel=0.1)
         assert found["answers"] > max(said["answers"] - 0.1, said["answers_last"] + 0.1)
         assert found["pronouns"] > said["pronouns"] - 0.05
-        assert said["pass_at_temperature_0.7"] >= 0.9
+        assert said["pass_at_temperature_0.5"] >= 0.9
     with torch.no_grad():
         lm.model.lm_head.weight.copy_(lm.model.lm_head.weight.roll(1, 0))
     assert recipes.measure(lm.model, lm.tokenizer, stories["en"])["ppl"] > 10 * card["measured"]["en"]["ppl"]
@@ -141,8 +141,10 @@ def test_the_bundled_model_keeps_what_its_card_says():
 @pytest.mark.parametrize("lang", words.LANGUAGES)
 def test_sampled_continuations_pass_the_checker(lang):
     lm = llmtutor.load("story-gpt")
-    share, judged = recipes.judge(lm.model, lm.tokenizer, lang, temperature=0.7)
-    assert len(judged) == 40 and share >= 0.9, [j for j in judged if j["problems"]]
+    share, judged = recipes.judge(lm.model, lm.tokenizer, lang, temperature=0.5)
+    assert len(judged) == 40 and share >= 0.85, [j for j in judged if j["problems"]]     # the card's 100 samples: at least 0.9
+    hot, _ = recipes.judge(lm.model, lm.tokenizer, lang, temperature=2.0, count=5)
+    assert hot < 0.5                                                                     # so the check can fail
 
 
 def test_the_command_line_refuses_an_unknown_model(capsys):
