@@ -1,4 +1,7 @@
-"""Make the picture of the README: `python docs/pictures.py`. One sentence, two pronouns: where does one head look?"""
+"""Make the picture of the README: `python docs/pictures.py`. One sentence, two pronouns: where does one head look?
+
+The head is the one whose smallest margin over these four rows is largest, so it fits these sentences by construction.
+"""
 from pathlib import Path
 
 import matplotlib
