@@ -14,21 +14,13 @@ from torch.nn import functional as F
 
 from . import storyworld, training
 from .storyworld import grammar, words
+from .tokens import LETTERS
 
 END = "<|endoftext|>"
 CONTEXT = 256
 
 
 # -- tokenizer ---------------------------------------------------------------------------------------------------------
-
-def byte_letters():
-    """Give GPT-2's table from each byte to the printable letter that stands for it (Radford et al. 2019)."""
-    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    letters = {byte: chr(byte) for byte in plain}
-    for byte in range(256):
-        letters.setdefault(byte, chr(256 + len(letters) - len(plain)))
-    return letters
-
 
 def learn_merges(counts, size):
     """Learn byte-pair merges from words, never across the bytes of two unfinished characters.
@@ -101,7 +93,7 @@ def story_tokenizer(stories=6000, merges=2048):
         for tell in (storyworld.story, storyworld.facts):
             counts.update(split.findall(tell(seed, "en").text))
             counts.update(storyworld.segment(tell(seed, "zh").text))
-    letters = byte_letters()
+    letters = {byte: letter for letter, byte in LETTERS.items()}
     learned = [tuple("".join(letters[b] for b in part) for part in pair) for pair in learn_merges(counts, merges)]
     vocabulary = [letters[b] for b in range(256)] + ["".join(pair) for pair in learned]
     vocabulary = {token: number for number, token in enumerate([END, *dict.fromkeys(vocabulary)])}

@@ -147,13 +147,14 @@ def _show_one(char: str) -> str:
 
 
 def _byte_letters() -> dict[str, int]:
-    """The letters that byte-level tokenizers write for the 256 bytes: printable ones for themselves, then U+0100 on."""
+    """The letters that byte-level tokenizers write for the 256 bytes: printable ones for themselves, then U+0100 on
+    (Radford et al. 2019)."""
     plain = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [b for b in range(256) if b not in plain]
     return {chr(b): b for b in plain} | {chr(0x100 + n): b for n, b in enumerate(others)}
 
 
-_LETTERS = _byte_letters()
+LETTERS = _byte_letters()
 
 
 @dataclass(frozen=True)
@@ -192,8 +193,8 @@ class _Style:
         token = self.token(index)
         if index in self.added:
             return token.encode(), False
-        if self.byte_level and all(letter in _LETTERS for letter in token):
-            return bytes(_LETTERS[letter] for letter in token), False
+        if self.byte_level and all(letter in LETTERS for letter in token):
+            return bytes(LETTERS[letter] for letter in token), False
         if byte := _BYTE.fullmatch(token):
             return bytes([int(byte[1], 16)]), False
         if self.end and token.endswith(self.end):

@@ -165,11 +165,11 @@ def test_byte_fallback_pieces_become_the_character():
 
 
 def test_the_letters_of_all_256_bytes():
-    assert set(tokens._LETTERS) == set(pre_tokenizers.ByteLevel.alphabet())
-    assert sorted(tokens._LETTERS.values()) == list(range(256))
+    assert set(tokens.LETTERS) == set(pre_tokenizers.ByteLevel.alphabet())
+    assert sorted(tokens.LETTERS.values()) == list(range(256))
     for text in ("\x00\x7f\xa0\xad", "é", "今"):
         [(spelled, _)] = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(text)
-        assert bytes(tokens._LETTERS[letter] for letter in spelled) == text.encode()
+        assert bytes(tokens.LETTERS[letter] for letter in spelled) == text.encode()
 
 
 def test_ids_alone_and_bytes_that_fit_no_character():

@@ -147,6 +147,16 @@ def test_sampled_continuations_pass_the_checker(lang):
     assert hot < 0.5                                                                     # so the check can fail
 
 
+def test_the_classes_of_the_source_text_read_the_bundled_model():
+    from transformers import GPT2LMHeadModel, GPT2Tokenizer
+    model, plain = GPT2LMHeadModel.from_pretrained(BUNDLED), GPT2Tokenizer.from_pretrained(BUNDLED)
+    ids = plain("今天天气真好")["input_ids"]
+    assert [plain.decode([i]) for i in ids] == ["今天", "天气", "真", "好"]
+    assert model.dtype == torch.float16 and model.config.vocab_size == len(plain)
+    lm = llmtutor.load("story-gpt")
+    assert all(torch.equal(ours, theirs.float()) for ours, theirs in zip(lm.model.parameters(), model.parameters(), strict=True))
+
+
 def test_the_command_line_refuses_an_unknown_model(capsys):
     with pytest.raises(SystemExit):
         training.main(["story-gtp"])
