@@ -17,7 +17,9 @@ __version__ = "0.1.0"
 _NAMES = {
     "load": "models",
     "attend": "attention",
+    "attend_many": "attention",
     "Attention": "attention",
+    "EncoderDecoderAttention": "attention",
     "bertviz": "headview",
 }
 _MODULES = ("attention", "checks", "headview", "models", "plots", "storyworld", "tokens", "training")

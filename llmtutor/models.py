@@ -23,7 +23,7 @@ HUB_SECONDS = 3.5  # how long the Hub may take to answer before we say that it c
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
 _HUB_NAME = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?", re.ASCII)
 _WEIGHTS = re.compile(r"model\.safetensors|model\.safetensors\.index\.json|model-\d+-of-\d+\.safetensors")
-_SMALL_FILES = (".json", ".txt", ".model", ".jinja")
+_SMALL_FILES = (".json", ".txt", ".model", ".spm", ".jinja")
 
 
 class LoadError(ValueError):
@@ -62,11 +62,15 @@ class ModelInfo:
 
 @dataclass(frozen=True, repr=False)
 class LanguageModel:
-    """A model with its tokenizer: `.model` (a `transformers` model, ready to use), `.tokenizer`, `.info`."""
+    """A model with its tokenizer: `.model` (a `transformers` model, ready to use), `.tokenizer`, `.info`.
+
+    A model that reads images has a `.processor`, which makes pixel values of them, and may have no tokenizer.
+    """
 
     model: object
     tokenizer: object
     info: ModelInfo
+    processor: object = None
 
     def __repr__(self):
         i = self.info
@@ -128,11 +132,15 @@ def _read_folder(folder: Path, name: str, kind: str) -> LanguageModel:
     with _no_progress_bar():
         try:
             model = model_class.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, local_files_only=True)
-            tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            tokenizer = processor = None
+            if _has_tokenizer(folder):
+                tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            if _reads_images(folder, name):
+                processor = transformers.AutoImageProcessor.from_pretrained(folder, local_files_only=True)
         except Exception as error:  # a damaged file fails in many ways: name the model and keep the cause
             raise LoadError(f"{name!r} could not be read: {type(error).__name__}: {_first_line(error)}. Is a file "
                             "damaged or only half copied? Save or download the model again.") from error
-    return LanguageModel(model.eval(), tokenizer, _describe(model, tokenizer, folder, name, kind))
+    return LanguageModel(model.eval(), tokenizer, _describe(model, tokenizer, folder, name, kind), processor)
 
 
 def _require_safetensors(folder: Path, name: str) -> None:
@@ -157,9 +165,18 @@ def _refuse_pickled(files: list[str], name: str) -> None:
                         "transformers once and call model.save_pretrained(folder): that writes model.safetensors.")
 
 
+def _has_tokenizer(folder: Path) -> bool:
+    known = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model", "source.spm")
+    return any((folder / file).is_file() for file in known)
+
+
+def _reads_images(folder: Path, name: str) -> bool:
+    file = folder / "preprocessor_config.json"  # models that read sound have one as well
+    return file.is_file() and bool({"image_processor_type", "image_mean"} & set(_read_json(file, name)))
+
+
 def _require_tokenizer(folder: Path, name: str) -> None:
-    known = ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model", "tokenizer.model")
-    if not any((folder / file).is_file() for file in known):
+    if not (_has_tokenizer(folder) or _reads_images(folder, name)):
         raise LoadError(f"{name!r} has weights but no tokenizer, so it cannot read text. Save one beside them with "
                         "tokenizer.save_pretrained(folder).")
 
@@ -263,6 +280,7 @@ def _download(name: str, revision: str | None) -> Path:
         try:
             saved = Path(hf_hub_download(name, file, revision=revision))
         except Exception as error:  # the network can break at any place; what has arrived stays in the cache
+            _refuse_locked(error, name)
             raise LoadError(f"the download of {file!r} of {name!r} broke off: {type(error).__name__}: "
                             f"{_first_line(error)}. Load it again to go on from there.") from error
         _check_hash(saved, name)
@@ -290,8 +308,7 @@ def _ask_hub(name: str, revision: str | None):
     if "info" in answer:
         return answer["info"]
     error = answer.get("error", f"no answer within {HUB_SECONDS} s")
-    if isinstance(error, errors.GatedRepoError):
-        raise LoadError(f"{name!r} is gated: accept its licence on the Hub and log in with `hf auth login`.") from error
+    _refuse_locked(error, name)
     if isinstance(error, errors.RevisionNotFoundError):
         raise LoadError(f"{name!r} has no revision {revision!r} on the Hub.") from error
     if isinstance(error, errors.RepositoryNotFoundError):
@@ -300,6 +317,23 @@ def _ask_hub(name: str, revision: str | None):
     raise LoadError(f"{name!r} is not on this machine, and the Hub cannot be reached ({reason}). {_suggest(name)} "
                     "With a mirror of the Hub, set HF_ENDPOINT to its address and start again."
                     ) from (None if isinstance(error, str) else error)
+
+
+def _refuse_locked(error, name: str) -> None:
+    """Say how to get at a model that the Hub does not give to everyone; with any other error do nothing."""
+    from huggingface_hub import errors
+
+    if not isinstance(error, BaseException):
+        return
+    while error.__cause__ is not None and not isinstance(error, errors.HfHubHTTPError):
+        error = error.__cause__  # the Hub library wraps the refusal of a file in "cannot find it"
+    if isinstance(error, errors.GatedRepoError):
+        raise LoadError(f"{name!r} is gated: accept its licence on the Hub and log in with `hf auth login`, then load it again / "
+                        "此模型需要授权：请先在 Hub 网页上接受许可，再用 `hf auth login` 登录") from error
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status in (401, 403) and not isinstance(error, errors.RepositoryNotFoundError):
+        raise LoadError(f"the Hub (or the mirror in HF_ENDPOINT) refuses {name!r} with status {status}. Log in with `hf auth login`, "
+                        "or check that your token may read it / 没有权限：请用 `hf auth login` 登录，或检查令牌的权限") from error
 
 
 def _check_hash(saved: Path, name: str) -> None:

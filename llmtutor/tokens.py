@@ -61,7 +61,7 @@ def pieces(tokenizer, source, pair: str | None = None) -> list[Piece]:
     """Cut a text into the tokenizer's pieces, or read a list of ids back, in a form people can read.
 
     Args:
-        tokenizer: a tokenizer of `transformers` (a fast one) or of `tokenizers`.
+        tokenizer: a tokenizer of `transformers` or of `tokenizers`.
         source: the text, or the ids (any sequence of whole numbers). For ids the spans point into
             ``decode(tokenizer, ids)``.
         pair: a second text, for models that read two (BERT).
@@ -76,22 +76,32 @@ def pieces(tokenizer, source, pair: str | None = None) -> list[Piece]:
             raise TypeError("pair goes with a text; the source given is a list of ids")
         ids = _whole_numbers(source)
         return _read(backend, ids, [None if i in _special_ids(backend) else 0 for i in ids], {}, None)
-    encoding = encode(tokenizer, source, pair)
-    texts = {0: source, 1: pair}
-    return _read(backend, encoding.ids, encoding.sequence_ids, texts, encoding.offsets)
+    return pieces_of(tokenizer, encode(tokenizer, source, pair), source, pair)
 
 
-def encode(tokenizer, text: str, pair: str | None = None):
+def encode(tokenizer, text: str, pair: str | None = None, *, target: bool = False):
     """Encode a text as the tokenizer does for its model: nothing cut off, nothing padded.
 
+    Args:
+        target: encode as a translation to be written, for tokenizers that treat it in another way.
+
     Returns:
-        a `tokenizers.Encoding` with ``ids``, ``type_ids`` and ``offsets``.
+        a `tokenizers.Encoding` with ``ids``, ``type_ids``, ``sequence_ids`` and ``offsets``; for a tokenizer written in
+        Python an object with the same, whose offsets are None.
     """
-    for name, value in (("text", text), ("pair", pair)):
+    for name, value in (("target" if target else "text", text), ("pair", pair)):
         _check_text(name, value, optional=name == "pair")
-    if hasattr(tokenizer, "backend_tokenizer"):
-        return tokenizer(text, pair, truncation=False, padding=False, verbose=False).encodings[0]
-    return _backend(tokenizer).encode(text, pair)
+    backend = _backend(tokenizer)
+    if backend is tokenizer:
+        return backend.encode(text, pair)
+    texts = {"text_target": text} if target else {"text": text, "text_pair": pair}
+    found = tokenizer(**texts, truncation=False, padding=False, verbose=False)
+    return found.encodings[0] if found.encodings else _plain_encoding(tokenizer, found)
+
+
+def pieces_of(tokenizer, encoding, text: str, pair: str | None = None) -> list[Piece]:
+    """The pieces of a text that `encode` has already encoded."""
+    return _read(_backend(tokenizer), encoding.ids, encoding.sequence_ids, {0: text, 1: pair}, encoding.offsets)
 
 
 def decode(tokenizer, ids) -> str:
@@ -171,6 +181,8 @@ class _Style:
 
     @classmethod
     def of(cls, backend) -> _Style:
+        if isinstance(backend, _PythonBackend):
+            return cls(backend, backend.get_added_tokens_decoder(), **backend.marks())
         decoders, model = _components(backend.decoder), backend.model
         kinds = {part["type"] for part in decoders}
         kinds |= {part["type"] for part in _components(backend.pre_tokenizer) if part["type"] == "ByteLevel"}
@@ -292,11 +304,15 @@ def _read(backend, ids, sequences, texts: dict, offsets) -> list[Piece]:
         walk = _Walk([style.content(i) if s == sequence else None for i, s in zip(ids, sequences, strict=True)],
                      style.separator)
         places = _align(walk.text, texts.get(sequence))
+        if places is None and offsets is None:
+            found = _search([None if span is None else walk.text[slice(*span)] for span in walk.spans], texts[sequence])
+        else:
+            found = [None if o is None else tuple(o) for o in offsets or [None] * len(ids)]
         for place, span in enumerate(walk.spans):
             if span is not None:
                 shown[place] = walk.shown[place]
                 # Where the tokenizer changed the text (lower case, folded accents), only its own offsets are right.
-                spans[place] = tuple(offsets[place]) if places is None else (places[span[0]], places[span[1]])
+                spans[place] = found[place] if places is None else (places[span[0]], places[span[1]])
     return [Piece(style.show(i, shown[n]), (i,), (n,), spans[n], i in special or sequences[n] is None, sequences[n])
             for n, i in enumerate(ids)]
 
@@ -318,6 +334,30 @@ def _align(walked: str, text: str | None) -> list[int] | range | None:
         elif char != " ":
             return None
     return [*places, at] if at == len(text) else None
+
+
+def _search(contents: list[str | None], text: str) -> list[tuple[int, int] | None]:
+    """Find pieces in a text one after the other, for tokenizers that do not tell where their pieces stand.
+
+    A piece that cannot be found (an unknown character, a changed one) gets what lies between its neighbours.
+    """
+    spans: list = [None] * len(contents)
+    at, lost = 0, []
+    for number, content in enumerate([*contents, None]):
+        wanted = "" if content is None else content.strip()
+        last = number == len(contents)
+        place = len(text) if last else text.find(wanted, at) if wanted else -1
+        reachable = place >= 0 and (lost or not text[at:place].strip())
+        if not (last or reachable):
+            lost += [] if content is None else [number]
+            continue
+        inner = text[at:place]
+        start, end = at + len(inner) - len(inner.lstrip()), place - len(inner) + len(inner.rstrip())
+        for missing in lost:
+            spans[missing] = (start, max(start, end))
+        if not last:
+            spans[number], at, lost = (place, place + len(wanted)), place + len(wanted), []
+    return spans
 
 
 def _group(parts: list[Piece], texts, unit) -> list[Piece]:
@@ -359,12 +399,47 @@ def _merge(group: list[Piece], texts, unit) -> Piece:
 # --- what callers hand in -----------------------------------------------------------------------------------------
 
 
+class _PythonBackend:
+    """A tokenizer written in Python (Marian, some Japanese ones), seen as the `tokenizers` library shows its own."""
+
+    def __init__(self, tokenizer):
+        self.tokenizer = tokenizer
+        self.id_to_token, self.get_vocab_size = tokenizer.convert_ids_to_tokens, tokenizer.__len__
+
+    def get_added_tokens_decoder(self) -> dict:
+        return self.tokenizer.added_tokens_decoder
+
+    def marks(self) -> dict:
+        """How this tokenizer writes its vocabulary, judged by the vocabulary."""
+        vocabulary = self.tokenizer.get_vocab()
+        inside = "##" if any(token.startswith("##") and token != "##" for token in vocabulary) else ""
+        return {"byte_level": False, "space": any("▁" in token for token in vocabulary), "separator": " " if inside else "",
+                "inside": inside, "end": ""}
+
+
+@dataclass(frozen=True)
+class _PlainEncoding:
+    ids: list[int]
+    type_ids: list[int]
+    sequence_ids: list[int | None]
+    offsets: None = None
+
+
+def _plain_encoding(tokenizer, found) -> _PlainEncoding:
+    ids = list(found["input_ids"])
+    types = list(found.get("token_type_ids", [0] * len(ids)))
+    around = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}  # an unknown token stands for text
+    return _PlainEncoding(ids, types, [None if i in around else t for i, t in zip(ids, types, strict=True)])
+
+
 def _backend(tokenizer):
     backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
-    if not hasattr(backend, "id_to_token"):
-        raise TypeError("tokenizer must be a fast one, which the `tokenizers` library runs; got "
-                        f"{type(tokenizer).__name__}. Load it with transformers.AutoTokenizer.")
-    return backend
+    if hasattr(backend, "id_to_token"):
+        return backend
+    if hasattr(tokenizer, "convert_ids_to_tokens") and hasattr(tokenizer, "added_tokens_decoder"):
+        return _PythonBackend(tokenizer)
+    raise TypeError("tokenizer must be one of transformers or of the `tokenizers` library; got "
+                    f"{type(tokenizer).__name__}. Load it with transformers.AutoTokenizer.")
 
 
 def _special_ids(backend) -> set[int]:
@@ -383,8 +458,10 @@ def _check_text(name: str, value, optional: bool) -> None:
     if optional and value is None:
         return
     if not isinstance(value, str):
-        raise TypeError(f"{name} must be a string (str); got {type(value).__name__}. "
-                        "For bytes, decode them first: text.decode('utf-8').")
+        hint = "For bytes, decode them first: text.decode('utf-8')."
+        if isinstance(value, list | tuple):
+            hint = f"That is a batch of {len(value)}; give one text, or use attend_many for all of them."
+        raise TypeError(f"{name} must be a string (str); got {type(value).__name__}. {hint}")
     for place, char in enumerate(value):
         if "\ud800" <= char <= "\udfff":
             raise ValueError(f"{name} holds half a character (a lone surrogate, U+{ord(char):04X}) at position {place}; "

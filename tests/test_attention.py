@@ -1,7 +1,10 @@
 """Attention maps: equal to the library's own, lawful, and clear about what cannot be read."""
 
+import copy
 import json
+import sys
 from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -11,8 +14,8 @@ from test_models import save_tiny
 from tokenizers import ByteLevelBPETokenizer
 
 import llmtutor as lt
-from llmtutor import attention, models
-from llmtutor.attention import UINT8_BOUND, Attention, attend
+from llmtutor import models, tokens
+from llmtutor.attention import UINT8_BOUND, Attention, attend, attend_many, capture, reading, survey
 
 TEXT = "Lily gave Tom 今天 the red ball because he asked."
 # Pairwise different sizes, so that swapped axes show; weights large enough that a wrong scale or mask shows.
@@ -87,31 +90,6 @@ def test_equals_the_library(built, name):
     assert np.abs(att.weights - 1 / len(att)).max() > 0.5
 
 
-@pytest.mark.parametrize("name", ["GPT2LMHeadModel", "Qwen3ForCausalLM", "BertForMaskedLM"])
-def test_wrong_ways_to_compute_it_would_be_noticed(built, monkeypatch, name):
-    """The comparison above rejects a wrong scale, a missing mask, permuted heads and unshared keys."""
-    lm, right = built(name), attention._weights
-
-    def with_scale(query, key, mask, scaling, **options):
-        return right(query, key, mask, scaling * 0.9, **options)
-
-    def without_mask(query, key, mask, scaling, **options):
-        return right(query, key, None, scaling, **options)
-
-    def with_heads_turned(query, key, mask, scaling, **options):
-        return right(query, key, mask, scaling, **options).roll(1, 1)
-
-    wrongs = [with_scale, with_heads_turned] + ([without_mask] if name in CAUSAL else [])
-    for wrong in wrongs:
-        monkeypatch.setattr(attention, "_weights", wrong)
-        monkeypatch.setattr(attention._Recorder, "keep", keep_unchecked)
-        assert largest_difference(lm, attend(lm, TEXT)) > 1e-2, wrong.__name__
-
-
-def keep_unchecked(self, number, weights, mask, whole_rows):
-    self.maps[number] = weights[0, self.heads].float().numpy()
-
-
 def test_the_output_of_the_model_is_the_same_while_we_look(built):
     """Whether a layer is kept (our own sum) or not (the fused kernel), the model computes the same."""
     for name in CONFIGS:
@@ -120,7 +98,7 @@ def test_the_output_of_the_model_is_the_same_while_we_look(built):
         with torch.no_grad():
             expected = lm.model(ids).logits
             for layers in ([1], [0, 1, 2]):
-                with attention._capturing(lm.model, attention._Recorder(layers, [0], "float32")):
+                with capture.capturing(lm.model, capture.Recorder(layers, [0])):
                     found = lm.model(ids).logits
                 torch.testing.assert_close(found, expected, atol=2e-4, rtol=1e-4)
 
@@ -169,19 +147,19 @@ def test_the_model_is_left_as_it_was(built, monkeypatch, name, fails):
         part.training = number % 2 == 0  # a mixture, as when some layers are frozen
     before = state(lm.model)
     if fails:
-        monkeypatch.setattr(attention, "_weights", lambda *_, **__: 1 / 0)
+        monkeypatch.setattr(capture, "attention_weights", lambda *_, **__: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             attend(lm, TEXT)
     else:
         attend(lm, TEXT)
     assert state(lm.model) == before
-    assert attention._recorder is None and torch.is_grad_enabled()
+    assert capture._recorder is None and torch.is_grad_enabled()
     lm.model.set_attn_implementation("sdpa")
     lm.model.eval()
 
 
 def state(model):
-    return ([config._attn_implementation for config in attention._configs(model)], [m.training for m in model.modules()],
+    return ([config._attn_implementation for config in capture.configs(model)], [m.training for m in model.modules()],
             [(p.requires_grad, p.grad is None, p.sum().item()) for p in model.parameters()])
 
 
@@ -215,8 +193,10 @@ def test_layer_numbers_are_true_where_only_some_layers_have_attention(built):
 
 
 def test_a_module_used_again_counts_as_the_next_layer():
-    recorder, shared, bare = attention._Recorder([0], [0], "float32"), SimpleNamespace(layer_idx=0), SimpleNamespace()
-    assert [recorder.number(module) for module in (shared, shared, shared, bare)] == [0, 1, 2, 3]
+    recorder, shared, bare = capture.Recorder([0], [0]), SimpleNamespace(layer_idx=0), SimpleNamespace()
+    assert [recorder.place(module)[1] for module in (shared, shared, shared, bare)] == [0, 1, 2, 3]
+    recorder.begin()
+    assert recorder.place(shared) == ("self", 0)
 
 
 def test_one_byte_a_weight(built):
@@ -228,12 +208,12 @@ def test_one_byte_a_weight(built):
     np.testing.assert_array_equal(small[1, 2], small.weights[1, 2])
     # An even row over 1,000 tokens survives; on a linear scale (255 * w) it would be all zeros.
     even = np.full((1, 1, 1, 1000), 1 / 1000)
-    assert (attention._to_bytes(even) > 0).all() and not np.rint(255 * even).any()
+    assert (capture.to_bytes(even) > 0).all() and not np.rint(255 * even).any()
 
 
 def test_the_stated_bound_holds_everywhere_and_is_reached():
     weights = np.linspace(0, 1, 200_001, dtype=np.float32)
-    error = np.abs(attention._from_bytes(attention._to_bytes(weights)) - weights).max()
+    error = np.abs(capture.from_bytes(capture.to_bytes(weights)) - weights).max()
     assert 0.98 * UINT8_BOUND < error <= UINT8_BOUND
 
 
@@ -248,7 +228,7 @@ def test_the_whole_way_from_a_folder(tmp_path):
     lm = lt.load(save_tiny(tmp_path / "tiny"))
     att = lt.attend(lm, "Lily 今天")
     assert att.tokens == [piece.text for piece in att.pieces] and "今" in att.tokens
-    assert att.info["text"] == "Lily 今天" and set(att.info["versions"]) == {"torch", "transformers"}
+    assert att.info["text"] == "Lily 今天" and set(att.info["versions"]) == {"llmtutor", "torch", "transformers"}
     json.dumps(att.info)
 
 
@@ -341,13 +321,13 @@ def test_getting_a_map_in_a_wrong_way():
 
 @pytest.mark.parametrize("text, options, error, message", [
     ("", {}, ValueError, "text is empty.*文本为空"), (" \n\t", {}, ValueError, "only spaces"), ("a", {"pair": " "}, ValueError, "pair is empty"),
-    (None, {}, TypeError, "must be a string.*NoneType"), (b"abc", {}, TypeError, r"decode\('utf-8'\)"), (["a"], {}, TypeError, "got list"),
+    (None, {}, TypeError, "must be a string.*NoneType"), (b"abc", {}, TypeError, r"decode\('utf-8'\)"), (["a", "b"], {}, TypeError, "got list. That is a batch of 2; give one text, or use attend_many"),
     ("\udc80", {}, ValueError, "half a character"), ("Tom " * 120, {}, ValueError, "tokens long.*at most 96.*shorten.*缩短"),
     ("Tom " * 100_000, {}, ValueError, r"\d\d\d,\d\d\d tokens long"),
     ("a", {"layers": [3]}, ValueError, "layers must be numbers from 0 to 2"), ("a", {"layers": []}, ValueError, "layers must be"),
     ("a", {"heads": -1}, ValueError, "heads must be numbers from 0 to 3"), ("a", {"store": "int4"}, ValueError, "'float32' or 'uint8'"),
-    ("a", {"target": "b"}, ValueError, "target=.*not part"), ("a", {"image": object()}, ValueError, "image=.*not part"),
-    ("a", {"generate": 5}, ValueError, "generate=.*not part")])
+    ("a", {"target": "b"}, ValueError, "target= is for encoder-decoder"), ("a", {"image": object()}, TypeError, "not both"),
+    ("a", {"generate": -5}, ValueError, "0 or more")])
 def test_bad_input(built, text, options, error, message):
     with pytest.raises(error, match=message):
         attend(built("GPT2LMHeadModel"), text, **options)
@@ -360,7 +340,7 @@ def test_strange_texts_are_read(built, text):
 
 
 def test_maps_that_would_fill_the_memory(built, monkeypatch):
-    monkeypatch.setattr(attention, "MAX_BYTES", 1000)
+    monkeypatch.setattr(reading, "MAX_BYTES", 1000)
     with pytest.raises(ValueError, match="choose some with layers=.*uint8"):
         attend(built("GPT2LMHeadModel"), TEXT)
 
@@ -370,7 +350,7 @@ def test_models_that_cannot_be_read(built, tokenizer):
         attend("story-gpt", TEXT)
     small = dict(vocab_size=320, d_model=16, d_ff=16, d_kv=8, num_layers=1, num_heads=2)
     t5 = SimpleNamespace(model=transformers.T5ForConditionalGeneration(transformers.T5Config(**small)), tokenizer=tokenizer)
-    with pytest.raises(ValueError, match="encoder-decoder"):
+    with pytest.raises(ValueError, match="encoder-decoder: give target="):
         attend(t5, TEXT)
     bloom = transformers.BloomConfig(vocab_size=320, hidden_size=16, n_layer=1, n_head=2)
     with pytest.raises(ValueError, match="in its own way"):
@@ -390,5 +370,252 @@ def test_a_tokenizer_of_another_model(built):
 def test_a_model_with_broken_weights(built, tokenizer):
     model = transformers.GPT2LMHeadModel(CONFIGS["GPT2LMHeadModel"])
     model.transformer.h[1].attn.c_attn.weight.data[0, 0] = float("nan")
-    with pytest.raises(ValueError, match="layer 1: attention rows must sum to 1.*NaN"):
+    with pytest.raises(ValueError, match="layer 1: attention is not a number.*NaN.*named_parameters.*权重"):
         attend(SimpleNamespace(model=model, tokenizer=tokenizer), TEXT)
+
+
+# --- words, differences, checks, exports ---
+
+
+def test_words_sum_over_keys_and_average_over_queries(built):
+    lm = built("GPT2LMHeadModel")
+    text = "Lily asked 龘"
+    att = attend(lm, text)
+    words = att.by("words")
+    groups = tokens.words(att.pieces, text)
+    assert words.tokens == [group.text for group in groups] and len(words) < len(att)
+    for q, row in enumerate(groups):
+        for k, column in enumerate(groups):
+            expected = att.weights[:, :, list(row.indices)].mean(2)[..., list(column.indices)].sum(-1)
+            np.testing.assert_allclose(words.weights[:, :, q, k], expected, atol=1e-6)
+    np.testing.assert_allclose(words.weights.sum(-1), 1, atol=1e-5)
+    assert "龘" in att.by("characters").tokens and words.by("words").tokens == words.tokens
+    assert words.info["unit"] == "words" and words.info["text"] == text
+    with pytest.raises(ValueError, match="'words' or 'characters'; got 'sentences'"):
+        att.by("sentences")
+    with pytest.raises(ValueError, match="attend instead of from_arrays"):
+        Attention.from_arrays(maps(1, 1, 2, 2), "ab").by("words")
+
+
+def test_words_of_a_pair_and_of_written_text(built):
+    both = attend(built("BertForMaskedLM"), "Lily gave", pair="Tom asked").by("words")
+    assert {piece.sequence for piece in both.pieces} == {0, 1} and "Tom" in both.tokens
+    lm = built("GPT2LMHeadModel")
+    written = attend(lm, "Lily gave", generate=3)
+    words = written.by("words")
+    assert 0 < words.prompt_length <= written.prompt_length and sum(len(p.ids) for p in words.pieces) == len(written)
+
+
+def test_difference_on_aligned_tokens(built):
+    lm = built("GPT2LMHeadModel")
+    he, she = attend(lm, "Lily gave Tom the ball because he"), attend(lm, "Lily gave Tom the ball because asked")
+    same = he.diff(he)
+    assert not same.weights.any() and same.check().ok and "difference" in str(same.check())
+    n = len(he.by("words"))
+    change = he.by("words").diff(she.by("words"))
+    assert change.tokens[-1] == "he→asked" and len(change) == n
+    np.testing.assert_allclose(change.weights, he.by("words").weights - she.by("words").weights)
+    np.testing.assert_allclose(change.weights[0, :, :-1], 0, atol=1e-6)
+    assert np.abs(change.weights[:, :, -1]).max() > 1e-3
+    assert [about["text"] for about in change.info["difference_of"]] == [he.info["text"], she.info["text"]]
+    longer = he.diff(attend(lm, "Then Lily gave Tom the ball because he"))
+    assert longer.tokens[-1] == he.tokens[-1] and longer.info["left_out"]
+    other = attend(built("BertForMaskedLM"), "Lily gave Tom the ball because he", layers=[1, 2])
+    assert he.diff(other).layers == [1, 2]
+
+
+def test_differences_that_make_no_sense():
+    one, two = Attention.from_arrays(maps(1, 1, 2, 2), "ab"), Attention.from_arrays(maps(1, 1, 3, 3), "xyz")
+    with pytest.raises(ValueError, match="no token in common"):
+        one.diff(two)
+    with pytest.raises(ValueError, match="no layer or no head in common"):
+        one.diff(Attention.from_arrays(maps(1, 1, 2, 2), "ab", layers=[3]))
+    with pytest.raises(ValueError, match="cross-attention and the other is not"):
+        one.diff(Attention.from_arrays(maps(1, 1, 2, 3), "ab", key_tokens="abc"))
+
+
+def test_a_check_says_what_is_well(built):
+    report = attend(built("GPT2LMHeadModel"), TEXT).check()
+    assert report.ok and report.future == 0 and report.padding is None and "sum to 1" in str(report) and "因果" in str(report)
+    both = attend(built("BertForMaskedLM"), TEXT).check()
+    assert both.ok and both.future > 0.1 and "双向" in str(both)
+    small = attend(built("GPT2LMHeadModel"), TEXT, store="uint8").check()
+    assert small.ok and "one byte" in str(small)
+    sink = np.zeros((1, 1, 4, 4), np.float32)
+    sink[..., 0] = 1
+    assert Attention.from_arrays(sink, "abcd").check().sink_share == 1
+
+
+@pytest.mark.parametrize("wrong, message", [
+    (lambda w: w * 0.9, "rows must sum to 1"), (lambda w: w.swapaxes(-1, -2), "axes turned"), (lambda w: np.log(w + 0.1), "before the softmax"),
+    (lambda w: np.where(np.eye(4, dtype=bool), np.nan, w), "NaN")])
+def test_a_check_notices(wrong, message):
+    right = maps(2, 3, 4, 4)
+    assert Attention.from_arrays(right, "abcd").check().ok
+    report = Attention.from_arrays(wrong(right), "abcd").check()
+    assert not report.ok and message in str(report) and "问题" in str(report)
+
+
+def test_a_check_notices_the_future_and_padding():
+    ahead = Attention.from_arrays(maps(1, 1, 4, 4), "abcd", info={"causal": True}).check()
+    assert "to a later one" in ahead.problems[0]
+    leaking = Attention.from_arrays(maps(1, 1, 4, 4), "abcd").check([1, 1, 1, 0])
+    assert any("padding gets attention" in problem for problem in leaking.problems)
+    clean = np.zeros((1, 1, 4, 4), np.float32)
+    clean[..., :3] = maps(1, 1, 4, 3)
+    assert Attention.from_arrays(clean, "abcd").check([1, 1, 1, 0]).ok
+    with pytest.raises(ValueError, match="one entry for each of the 4"):
+        ahead_of = Attention.from_arrays(clean, "abcd")
+        ahead_of.check([1, 1])
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("name", ["GPT2LMHeadModel", "LlamaForCausalLM", "MistralForCausalLM", "BertForMaskedLM", "RobertaForMaskedLM"])
+def test_padding_changes_nothing(built, name, side):
+    lm = built(name)
+    texts = ["Lily gave Tom", TEXT, "the red ball because"]
+    encodings = [tokens.encode(lm.tokenizer, text) for text in texts]
+    layers, batch = survey.read_batch(lm, encodings, None, None, side)
+    assert layers == [0, 1, 2]
+    for text, found in zip(texts, batch, strict=True):
+        np.testing.assert_allclose(found, attend(lm, text).weights, atol=2e-5)
+
+
+def test_padding_that_is_not_masked_would_be_noticed(built, monkeypatch):
+    lm, right = built("GPT2LMHeadModel"), reading.inputs_of
+    encodings = [tokens.encode(lm.tokenizer, text) for text in ("Lily gave Tom", TEXT)]
+    expected = attend(lm, "Lily gave Tom").weights
+
+    def unmasked(*arguments):
+        inputs = right(*arguments)
+        return inputs | {"attention_mask": torch.ones_like(inputs["attention_mask"])}
+
+    monkeypatch.setattr(reading, "inputs_of", unmasked)
+    _, batch = survey.read_batch(lm, encodings, None, None, "left")
+    assert np.abs(batch[0] - expected).max() > 1e-2
+
+
+def test_maps_from_a_padded_batch_of_ones_own():
+    real = maps(2, 3, 3, 3)
+    padded = np.zeros((2, 3, 5, 5), np.float32)
+    padded[:, :, 2:, 2:] = real
+    padded[:, :, :2] = 0.2  # left padding: the rows of the padding are even
+    att = Attention.from_arrays(padded, ["-", "-", "a", "b", "c"], attention_mask=[0, 0, 1, 1, 1])
+    np.testing.assert_array_equal(att.weights, real)
+    assert att.tokens == ["a", "b", "c"]
+    with pytest.raises(ValueError, match="tokens look at padding.*attention_mask handed to the model"):
+        Attention.from_arrays(maps(1, 1, 3, 3), "abc", attention_mask=[0, 1, 1])
+    with pytest.raises(ValueError, match="one entry for each of the 3"):
+        Attention.from_arrays(maps(1, 1, 3, 3), "abc", attention_mask=[1, 1])
+
+
+def test_records_and_a_frame(built, monkeypatch):
+    att = attend(built("GPT2LMHeadModel"), "Lily gave", layers=2, heads=[1, 3])
+    rows = att.records()
+    assert len(rows) == att.weights.size
+    assert all(att[row["layer"], row["head"]][row["query"], row["key"]] == np.float32(row["weight"]) for row in rows)
+    assert rows[-1]["query_token"] == att.tokens[-1]
+    assert {row["weight"] >= 0.5 for row in att.records(0.5)} == {True}
+    monkeypatch.setitem(sys.modules, "pandas", None)  # as if it were not installed
+    with pytest.raises(ImportError, match="pip install pandas.*att.records"):
+        att.to_frame()
+    monkeypatch.setitem(sys.modules, "pandas", SimpleNamespace(DataFrame=lambda rows: SimpleNamespace(rows=rows, attrs={})))
+    frame = att.to_frame(0.5)
+    assert frame.rows == att.records(0.5) and frame.attrs["llmtutor"]["text"] == "Lily gave"
+
+
+def test_every_export_records_where_it_comes_from(built, tmp_path):
+    from PIL import Image
+
+    att = attend(built("GPT2LMHeadModel"), "Lily 今 <b>", layers=0, heads=0)
+    wanted = {"model", "revision", "versions", "dtype", "text"}
+    assert wanted <= set(att.info)
+    again = Attention.load_npz(att.save(tmp_path / "a.npz"))
+    assert (again.info, again.pieces) == (att.info, att.pieces)
+    np.testing.assert_array_equal(again.by("words").weights, att.by("words").weights)
+    png = json.loads(Image.open(att.save(tmp_path / "a.png", layer=0, head=0)).text["Description"])
+    svg = ElementTree.parse(att.save(tmp_path / "a.svg", layer=0, head=0)).getroot()
+    written = json.loads(svg.find("{http://www.w3.org/2000/svg}desc").text)
+    assert png == written == att.info
+    assert b"Lily" in att.save(tmp_path / "a.pdf", layer=0, head=0).read_bytes()
+
+
+# --- many texts ---
+
+
+def test_statistics_of_every_head(built):
+    lm = built("LlamaForCausalLM")
+    texts = [TEXT, "Lily gave Tom", "the red ball because", "he asked", "Tom 今天"]
+    found = attend_many(lm, (text for text in texts), batch_size=2, progress=False)
+    each = {name: [] for name in found.mean}
+    for text in texts:
+        weights = attend(lm, text).weights
+        n = weights.shape[-1]
+        each["first"].append(weights[:, :, 1:, 0].mean(-1))
+        each["previous"].append(np.stack([weights[:, :, i, i - 1] for i in range(1, n)]).mean(0))
+        each["self"].append(np.stack([weights[:, :, i, i] for i in range(n)]).mean(0))
+        each["largest"].append(weights.max(-1).mean(-1))
+        each["distance"].append(sum(weights[:, :, q, k] * abs(q - k) for q in range(n) for k in range(n)) / n)
+        each["entropy"].append(-(weights * np.log2(np.maximum(weights, 1e-30))).sum(-1).mean(-1))
+    for name, values in each.items():
+        values = np.array(values)
+        np.testing.assert_allclose(found.mean[name], values.mean(0), atol=2e-4, err_msg=name)
+        half = 2.776 * values.std(0, ddof=1) / 5**0.5  # t with 4 degrees of freedom
+        np.testing.assert_allclose(found.high[name] - found.mean[name], half, atol=5e-4, rtol=0.01, err_msg=name)
+    assert found.n_texts == 5 and len(found.records()) == 3 * 4 * 6 and found.info["n_texts"] == 5
+    layer, head, value = found.top("previous", 1)[0]
+    assert value == found.mean["previous"].max() == found.mean["previous"][layer, head]
+    again = attend_many(lm, texts, layers=[1], heads=[2], batch_size=3, progress=False)
+    np.testing.assert_allclose(again.mean["first"][0, 0], found.mean["first"][1, 2], atol=1e-5)
+    assert again.info["texts_sha256"] == found.info["texts_sha256"]
+    assert np.isnan(attend_many(lm, [TEXT], progress=False).low["first"]).all()
+
+
+def test_the_confidence_interval_covers_what_it_claims():
+    chance, covered = np.random.default_rng(0), []
+    for _ in range(2000):
+        running = survey._Running()
+        for value in chance.normal(3.0, 2.0, 8):
+            running.add(np.array([value]))
+        covered.append(abs(running.mean[0] - 3) <= running.half_width(0.95)[0])
+    assert 0.935 < np.mean(covered) < 0.965  # with 1.96 in place of Student's 2.36 it is about 0.91
+
+
+@pytest.mark.parametrize("texts, options, error, message", [
+    ("one text", {}, TypeError, "for one text use attend"), ([], {}, ValueError, "texts is empty"),
+    (["Lily gave", None], {}, TypeError, r"texts\[1\]: text must be a string"), (["Lily gave", ["a"]], {}, TypeError, r"texts\[1\]"),
+    (["Lily gave", "a"], {}, ValueError, r"texts\[1\] is a single token"), (["Tom " * 120], {}, ValueError, r"texts\[0\]: .*at most 96"),
+    (["Lily gave"], {"confidence": 95}, ValueError, "between 0 and 1"), (["Lily gave"], {"heads": 9}, ValueError, "from 0 to 3")])
+def test_texts_that_cannot_be_measured(built, texts, options, error, message):
+    with pytest.raises(error, match=message):
+        attend_many(built("GPT2LMHeadModel"), texts, progress=False, **options)
+
+
+def test_the_bar_shows_only_when_wanted(built, capsys):
+    attend_many(built("GPT2LMHeadModel"), ["Lily gave"], progress=False)
+    assert capsys.readouterr().err == ""
+    attend_many(built("GPT2LMHeadModel"), ["Lily gave"])
+    assert "1/1" in capsys.readouterr().err
+
+
+# --- tokenizers of other kinds ---
+
+
+def test_special_tokens_added_or_not(built):
+    """A tokenizer that puts tokens around the text, and the same one without: each map has the tokens that the model read."""
+    from tokenizers import processors
+
+    lm = built("GPT2LMHeadModel")
+    around = copy.deepcopy(lm.tokenizer)
+    around.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<|endoftext|> $A <|endoftext|>", special_tokens=[("<|endoftext|>", 0)])
+    with_them, without = attend(SimpleNamespace(model=lm.model, tokenizer=around), "Lily gave"), attend(lm, "Lily gave")
+    assert with_them.tokens == ["⟨endoftext⟩", *without.tokens, "⟨endoftext⟩"]
+    assert [piece.special for piece in with_them.pieces] == [True, *[False] * len(without), True]
+    np.testing.assert_array_equal([piece.span for piece in with_them.pieces[1:-1]], [piece.span for piece in without.pieces])
+
+
+def test_a_hundred_thousand_tokens_where_the_model_has_no_limit(built, tokenizer):
+    t5 = transformers.T5EncoderModel(transformers.T5Config(vocab_size=320, d_model=16, d_ff=16, d_kv=8, num_layers=1, num_heads=2))
+    with pytest.raises(ValueError, match=r"maps of \d\d\d,\d\d\d tokens would take .* GiB.*choose some"):
+        attend(SimpleNamespace(model=t5, tokenizer=tokenizer), "a" * 100_000)
