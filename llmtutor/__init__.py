@@ -22,7 +22,7 @@ _NAMES = {
     "EncoderDecoderAttention": "attention",
     "bertviz": "headview",
 }
-_MODULES = ("attention", "checks", "headview", "models", "plots", "storyworld", "tokens", "training")
+_MODULES = ("attention", "checks", "explain", "headview", "models", "plots", "storyworld", "tokens", "training")
 
 __all__ = ["__version__", *_NAMES, *_MODULES]
 

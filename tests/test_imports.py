@@ -18,7 +18,7 @@ MAY_IMPORT = {
 # Parts that must never see torch or transformers, not even inside a function: they take arrays and strings.
 NO_TORCH = {"tokens", "fonts", "plots", "viewer", "storyworld"}
 # Parts that may use them inside functions, but load without them.
-LIGHT = {"models", "attention", "checks", "headview", "__init__", "__main__"} | NO_TORCH
+LIGHT = {"models", "attention", "explain", "checks", "headview", "__init__", "__main__"} | NO_TORCH
 
 
 def imports(source: str, part: str, is_package: bool = False, inside_functions: bool = False) -> set[str]:

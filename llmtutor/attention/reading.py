@@ -114,7 +114,7 @@ def _write(model, inputs: dict, n: int) -> list[int]:
         raise ValueError(f"{type(model).__name__} cannot write text; generate= needs a model with a language model head, such as "
                          "a GPT, or a T5 or Marian with a decoder")
     pad = model.generation_config.pad_token_id
-    settings = {"do_sample": False, "num_beams": 1, "max_new_tokens": n, "return_dict_in_generate": True, "use_cache": True,
+    settings = {"do_sample": False, "num_beams": 1, "max_new_tokens": n, "max_length": None, "return_dict_in_generate": True, "use_cache": True,
                 "pad_token_id": inputs["input_ids"][0, 0].item() if pad is None else pad}
     if model.config.is_encoder_decoder:  # one that grows: the library's own counts the encoder's layers (T5)
         settings["past_key_values"] = EncoderDecoderCache(DynamicCache(), DynamicCache())
