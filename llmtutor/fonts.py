@@ -71,6 +71,24 @@ def writable(text):
     return "".join(out)
 
 
+def true_numbers(numbers, wanted, what):
+    """Return the numbers under which layers or heads are shown: 0, 1, 2, ... where none are given.
+
+    Args:
+        numbers: One for each of them, or None.
+        wanted: How many there are.
+        what: "layers" or "heads", for the error.
+
+    Raises:
+        ValueError: There are more or fewer numbers than layers or heads.
+    """
+    numbers = list(range(wanted)) if numbers is None else [int(number) for number in numbers]
+    if len(numbers) != wanted:
+        raise ValueError(f"weights have {wanted} {what}; got {len(numbers)} numbers for them: {numbers}. "
+                         f"Give one for each, or leave `{what}` out.")
+    return numbers
+
+
 def readable(text, width=18):
     """Return a token as one short visible line: no line breaks or control characters, long tokens cut with an ellipsis.
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .fonts import readable
+from .fonts import readable, true_numbers
 
 RUNTIME = Path(__file__).with_name("headview.js")
 MARK = "llmtutor:bertviz"  # comments around the output, by which the notebook tests find it
@@ -114,18 +114,9 @@ def _read(att):
         bad = np.argwhere(~np.isfinite(weights))[0]
         raise ValueError(f"weights must be finite; layer {bad[0]}, head {bad[1]} is not. "
                          f"See where with lt.plots.heatmap(att.weights[{bad[0]}, {bad[1]}], att.tokens).")
-    layers = _numbers(att, "layers", n_layers)
-    heads = _numbers(att, "heads", n_heads)
+    layers = true_numbers(getattr(att, "layers", None), n_layers, "layers")
+    heads = true_numbers(getattr(att, "heads", None), n_heads, "heads")
     return weights, [readable(token, width=12) for token in tokens], layers, heads
-
-
-def _numbers(att, what, wanted):
-    """Return the true layer or head numbers of an attention object as plain integers."""
-    numbers = getattr(att, what, None)
-    numbers = list(range(wanted)) if numbers is None else [int(number) for number in numbers]
-    if len(numbers) != wanted:
-        raise ValueError(f"weights have {wanted} {what}; got {len(numbers)} numbers for them: {numbers}. Give one for each.")
-    return numbers
 
 
 def _position(number, numbers, what):

@@ -25,7 +25,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from matplotlib.ticker import FixedFormatter, FixedLocator
 
-from .fonts import FontHint, cjk_font, columns, families, readable, writable  # noqa: F401  (some for the reader only)
+from .fonts import FontHint, cjk_font, columns, families, readable, true_numbers, writable  # noqa: F401  (some for the reader only)
 
 # One hue from white to dark blue: light means little also in a grey print and for colour-blind eyes.
 WEIGHTS = LinearSegmentedColormap.from_list("weights", ["#ffffff", "#9ecae1", "#3182bd", "#08306b"])
@@ -106,8 +106,8 @@ def head_grid(weights, tokens, *, key_tokens=None, layers=None, heads=None, titl
     key_tokens = tokens if key_tokens is None else key_tokens
     _check_tokens(tokens, n_queries, "queries")
     _check_tokens(key_tokens, n_keys, "keys")
-    layers = _numbers(layers, n_layers, "layers")
-    heads = _numbers(heads, n_heads, "heads")
+    layers = true_numbers(layers, n_layers, "layers")
+    heads = true_numbers(heads, n_heads, "heads")
     with _style([*tokens, *key_tokens, title or ""]):
         axes, labelled = _grid(figure, weights.shape, [*tokens, *key_tokens], title)
         norm = _norm(weights, scale, vmax)
@@ -269,14 +269,6 @@ def _check_tokens(tokens, wanted, what):
     for token in tokens:
         if not isinstance(token, str):
             raise ValueError(f"tokens must be strings; got {type(token).__name__} {token!r}. Decode the ids into tokens first.")
-
-
-def _numbers(numbers, wanted, what):
-    numbers = list(range(wanted)) if numbers is None else list(numbers)
-    if len(numbers) != wanted:
-        raise ValueError(f"weights have {wanted} {what}; got {len(numbers)} numbers for them: {numbers}. "
-                         f"Give one for each, or leave `{what}` out.")
-    return numbers
 
 
 def _norm(weights, scale, vmax):

@@ -21,7 +21,7 @@ import anywidget
 import numpy as np
 import traitlets
 
-from .fonts import readable
+from .fonts import readable, true_numbers
 
 SCRIPT, STYLE = (Path(__file__).with_name(name) for name in ("viewer.js", "viewer.css"))
 BOUND = 0.5 / 127.5  # the largest error of any weight stored as one byte: 0.004
@@ -211,17 +211,9 @@ def _read(att):
         if wanted > MAX_TOKENS:
             raise ValueError(f"the explorer shows up to {MAX_TOKENS:,} tokens on each side; got {wanted:,}. Read a shorter part of the "
                              f"text, or look at words: att.by('words'). / 浏览器最多显示 {MAX_TOKENS:,} 个词元，请缩短文本。")
-    numbers = {what: _numbers(att, what, n) for what, n in zip(("layers", "heads"), weights.shape)}
+    numbers = {what: true_numbers(getattr(att, what, None), n, what) for what, n in zip(("layers", "heads"), weights.shape)}
     shown = [[readable(str(token), width=40) for token in some] for some in (tokens, others or [])]
     return weights, shown[0], None if others is None else shown[1], numbers
-
-
-def _numbers(att, what, wanted):
-    numbers = getattr(att, what, None)
-    numbers = list(range(wanted)) if numbers is None else [int(number) for number in numbers]
-    if len(numbers) != wanted:
-        raise ValueError(f"weights have {wanted} {what}; got {len(numbers)} numbers for them: {numbers}. Give one for each.")
-    return numbers
 
 
 def _several(what, values):
