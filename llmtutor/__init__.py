@@ -21,6 +21,7 @@ _NAMES = {
     "Attention": "attention",
     "EncoderDecoderAttention": "attention",
     "bertviz": "headview",
+    "explore": "viewer",
 }
 _MODULES = ("attention", "checks", "explain", "headview", "models", "plots", "storyworld", "tokens", "training")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import html
 import platform
 import sys
 from importlib import metadata
@@ -12,16 +11,6 @@ from pathlib import Path
 from llmtutor import __version__, models
 
 _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "matplotlib", "jupyterlab", "bertviz", "anywidget", "nbval")
-_PAGE = """<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<title>Attention: {text}</title>
-<style>body {{ font-family: sans-serif; margin: 2rem; }} svg {{ max-width: 100%; height: auto; }}</style>
-<h1>{text}</h1>
-<p>{about}. Row: the token that looks (query). Column: the token looked at (key).</p>
-{svg}
-</html>
-"""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -125,18 +114,12 @@ def explore(options) -> int:
     layers, heads = ([number] if number is not None else None for number in place.values())
     att = attend(models.load(options.model), options.text, layers=layers, heads=heads)
     if output.suffix in (".html", ".htm"):
-        output.write_text(_page(att, place), encoding="utf-8")
+        from llmtutor import viewer
+        output.write_text(viewer.html(att), encoding="utf-8")        # one page to explore, with no network
     else:
         att.save(output, **({} if output.suffix == ".npz" else place))
     print(f"{att} -> {output}")
     return 0
-
-
-def _page(att, place: dict) -> str:
-    from llmtutor import plots
-
-    svg = plots.svg(att.figure(**place))
-    return _PAGE.format(text=html.escape(att.info["text"]), about=html.escape(repr(att)), svg=svg[svg.index("<svg"):])
 
 
 if __name__ == "__main__":

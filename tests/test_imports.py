@@ -120,12 +120,12 @@ def test_import_takes_no_time():
 def test_every_name_at_the_top_arrives():
     names = run("""
 import json, types, llmtutor as lt
-lt.attend, lt.load, lt.Attention, lt.attend_many, lt.bertviz   # a name must not be replaced when its module is imported later
+lt.attend, lt.load, lt.Attention, lt.attend_many, lt.bertviz, lt.explore   # a name must not be replaced when its module is imported later
 names = [name for name in lt.__all__ if name != "training"]  # which would load torch
 kinds = {name: isinstance(getattr(lt, name), types.ModuleType) for name in names}
 kinds |= {name + ' again': isinstance(getattr(lt, name), types.ModuleType) for name in names}
 print(json.dumps(kinds))""")
-    functions = {"__version__", "load", "attend", "attend_many", "Attention", "EncoderDecoderAttention", "bertviz"}
+    functions = {"__version__", "load", "attend", "attend_many", "Attention", "EncoderDecoderAttention", "bertviz", "explore"}
     assert {"plots", "tokens", "checks", "storyworld", "models", "attention"} <= set(names)
     for name, is_module in names.items():
         assert is_module != (name.removesuffix(" again") in functions), name

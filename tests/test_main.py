@@ -65,10 +65,8 @@ def test_explore_writes_a_picture(tiny, tmp_path, capsys, ending, start):
     assert "2 layers x 3 heads" in capsys.readouterr().out
     if ending == "html":
         page = output.read_text(encoding="utf-8")
-        assert "<h1>Lily 今天 &lt;b&gt;&amp;</h1>" in page and "<b>" not in page
-        assert "<svg" in page and "L1 H2" in page and "<?xml" not in page
-        assert "http://" not in page.replace("http://www.w3.org/", "").replace("http://purl.org/", "").replace(
-            "http://creativecommons.org/ns#", ""), "the page must load nothing"
+        assert "<b>" not in page and "content-security-policy" in page.lower()
+        assert "http://" not in page.replace("http://www.w3.org/", ""), "the page must load nothing"
 
 
 def test_explore_one_head(tiny, tmp_path):

@@ -184,13 +184,14 @@ class Attention:
         return plots.head_grid(some, self.tokens, layers=rows, heads=columns, **options)
 
     def save(self, path, **options) -> Path:
-        """Save the maps (``.npz``, read back by `Attention.open`) or their figure (``.png``, ``.svg``, ``.pdf``).
+        """Save the maps (``.npz``, read back by `Attention.open`), their figure (``.png``, ``.svg``, ``.pdf``), or a page to
+        explore them in (``.html``, opens with no network).
 
         Each of them records the model, its revision, the versions, the dtype and the text.
 
         Args:
             path: where to; the ending says what.
-            options: for figures, the same as for `figure`.
+            options: for figures, the same as for `figure`; for a page, the same as for `explore`.
         """
         path = Path(path)
         if path.suffix == ".npz":
@@ -198,10 +199,11 @@ class Attention:
         if path.suffix in (".png", ".svg", ".pdf"):
             self._draw(path, options)
         elif path.suffix in (".html", ".htm"):
-            raise ValueError("saving as .html comes with the explorer, which is not part of this version; "
-                             "save as .svg or .png, or use llmtutor.bertviz in a notebook")
+            from llmtutor import viewer
+
+            path.write_text(viewer.html(self, **options), encoding="utf-8")
         else:
-            raise ValueError(f"a file name must end in .npz, .png, .svg or .pdf; got {path.name!r}")
+            raise ValueError(f"a file name must end in .npz, .png, .svg, .pdf or .html; got {path.name!r}")
         return path
 
     def _draw(self, path: Path, options: dict) -> None:
