@@ -94,9 +94,9 @@ class Muon(torch.optim.Optimizer):
 
 
 def _squares(matrix):
-    """Views of [d, 3 d] (query, key, value side by side) as three matrices; any other matrix as it is."""
+    """Views of [d, 3 d] or [3 d, d] (query, key, value side by side) as three matrices; any other matrix as it is."""
     rows, columns = matrix.shape
-    return matrix.chunk(3, dim=1) if columns == 3 * rows else [matrix]
+    return matrix.chunk(3, dim=1) if columns == 3 * rows else matrix.chunk(3, dim=0) if rows == 3 * columns else [matrix]
 
 
 def orthogonal(matrices, steps=5):

@@ -235,9 +235,12 @@ def test_the_whole_way_from_a_folder(tmp_path):
 def test_bundled_models_can_be_read():
     assert models.bundled(), "llmtutor/bundled holds no model"
     for name in models.bundled():
-        att = lt.attend(lt.load(name), "The weather is nice today. 今天天气真好。")
-        np.testing.assert_allclose(att.weights.sum(-1), 1, atol=1e-5)
-        assert repr(att).startswith(f"Attention({name!r}, {len(att.layers)} layers")
+        lm = lt.load(name)
+        target = "今天天气真好。" if lm.model.config.is_encoder_decoder else None
+        whole = lt.attend(lm, "The weather is nice today. 今天天气真好。", target=target)
+        for att in (whole.encoder, whole.decoder, whole.cross) if target else (whole,):
+            np.testing.assert_allclose(att.weights.sum(-1), 1, atol=1e-5)
+            assert repr(att).startswith(f"Attention({name!r}, {len(att.layers)} layers")
 
 
 # --- the Attention object ---

@@ -1,5 +1,7 @@
 """The training loop resumes exactly, the tokenizer keeps characters whole, the bundled model is what its card says."""
+import itertools
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -71,6 +73,36 @@ def test_batches_depend_on_the_step_alone(tokenizer):
     assert not torch.equal(one(7)[0], one(8)[0])
 
 
+def test_a_part_of_a_training_goes_on_with_the_one_before_and_is_resumed_alone(tokenizer, tmp_path, monkeypatch):
+    wrapped, _ = tiny(tokenizer)
+    lengths, fit = [], training.fit
+    monkeypatch.setattr(recipes.gpt.training, "fit", lambda *args, **options: lengths.append(args[4]) or fit(*args, **options, progress=False))
+    monkeypatch.setattr(recipes.gpt, "_watcher", lambda tokenizer: lambda step, model: {})
+    monkeypatch.setattr(recipes.gpt, "write_card", lambda *args, **facts: lengths.append(facts))
+    monkeypatch.setattr(recipes.gpt, "Batches", lambda *args, **options: recipes.Batches(*args, size=2, group=2, **options))
+    shape = {"layers": 1, "heads": 2, "width": 16}
+    recipes.gpt._train(tmp_path / "gpt", 0, [(3, 3e-3, 0.02), (2, 2e-3, 0.01)], True, True, tokenizer, **shape)
+    assert lengths[:2] == [3, 2] and lengths[2]["steps"] == 5
+    first = (tmp_path / "gpt" / "model.safetensors").read_bytes()
+    (tmp_path / "gpt-checkpoint-2.pt").unlink()
+    recipes.gpt._train(tmp_path / "gpt", 0, [(3, 3e-3, 0.02), (2, 2e-3, 0.01)], False, True, tokenizer, **shape)
+    assert (tmp_path / "gpt" / "model.safetensors").read_bytes() == first
+    assert lengths[5]["tokens"] == lengths[2]["tokens"]
+    recipes.gpt._train(tmp_path / "gpt", 0, [(3, 3e-3, 0.02)], True, True, tokenizer, **shape)
+    assert (tmp_path / "gpt" / "model.safetensors").read_bytes() != first
+
+
+def test_things_move_in_the_later_parts_only(tokenizer, monkeypatch):
+    told = []
+    monkeypatch.setattr(recipes.gpt.storyworld, "moves", lambda seed, lang: told.append(seed) or recipes.gpt.storyworld.facts(seed, lang))
+    for part in (0, 1):
+        assert not told
+        batches = recipes.Batches(tokenizer, seed=0, steps=1000, size=8, group=8, part=part)
+        for step in (0, 300, 900):
+            batches(step)
+    assert told
+
+
 def test_orthogonal_moves_singular_values_to_one():
     torch.manual_seed(0)
     for shape in ((3, 20, 20), (2, 12, 30), (2, 30, 12)):
@@ -86,24 +118,28 @@ def test_schedule_warms_up_stays_and_falls():
 
 
 @pytest.mark.parametrize("lang", words.LANGUAGES)
-def test_every_word_of_the_world_is_one_token(tokenizer, lang):
-    told = storyworld.story(-3, lang).text
-    ids = tokenizer(told)["input_ids"]
-    assert tokenizer.decode(ids) == told
-    pieces = [tokenizer.decode([i]) for i in ids]
-    wanted = storyworld.segment(told) if lang == "zh" else None
-    assert all("\ufffd" not in piece for piece in pieces)
-    if wanted:
-        assert pieces == wanted
+def test_words_of_the_world_are_tokens(tokenizer, lang):
+    """No Chinese token cuts a word; two words share one only where together they are part of a third (笑了 of 笑了笑)."""
+    shared = total = 0
+    for seed in range(-1, -21, -1):
+        told = storyworld.story(seed, lang).text
+        ids = tokenizer(told)["input_ids"]
+        pieces = [tokenizer.decode([i]) for i in ids]
+        assert "".join(pieces) == told and not any("\ufffd" in piece for piece in pieces)
+        wanted = storyworld.segment(told) if lang == "zh" else re.findall(r"'s| ?[A-Za-z]+|\s|[^A-Za-z\s]+", told)
+        shared, total = shared + len(wanted) - len(pieces), total + len(wanted)
+        ends = [set(itertools.accumulate(map(len, cut))) for cut in (pieces, wanted)]
+        assert ends[0] <= ends[1], told
+    assert 0 <= shared < 0.01 * total
 
 
 def test_merges_never_join_parts_of_two_characters():
     merges = recipes.learn_merges({"今天": 5, "天气": 5, "今今今": 2, " ball": 3}, 100)
     for left, right in merges:
         joined = left + right
-        assert recipes._whole(joined) or len(joined) < recipes._length(joined[0]), (left, right)
+        assert recipes.tokenizer._whole(joined) or len(joined) < recipes.tokenizer._length(joined[0]), (left, right)
     assert ("今".encode(), "天".encode()) in merges
-    assert recipes._may_join("今".encode(), b"a") and not recipes._may_join("今".encode()[:2], "天".encode())
+    assert recipes.tokenizer._may_join("今".encode(), b"a") and not recipes.tokenizer._may_join("今".encode()[:2], "天".encode())
 
 
 def test_document_labels_say_who_the_text_speaks_of_and_what_is_known(tokenizer):
@@ -111,13 +147,13 @@ def test_document_labels_say_who_the_text_speaks_of_and_what_is_known(tokenizer)
     ids, weights, *labels = recipes.document(told, tokenizer)
     assert {len(column) for column in labels} == {len(ids)} == {len(weights)}
     offsets = tokenizer(told.text, return_offsets_mapping=True)["offset_mapping"]
-    labels = dict(zip(recipes.LABELS, labels))
+    labels = dict(zip(recipes.gpt.LABELS, labels))
     for mention in told.mentions:
         place = next(i for i, (start, end) in enumerate(offsets) if end == mention.end)
         if mention.form in ("name", "pronoun"):
-            assert labels["person"][place] == recipes.LABELS["person"][mention.entity]
+            assert labels["person"][place] == recipes.gpt.LABELS["person"][mention.entity]
         for name, value in mention.known:
-            assert labels[name][place] == recipes.LABELS[name][value]
+            assert labels[name][place] == recipes.gpt.LABELS[name][value]
     assert any(mention.known for mention in told.mentions)
     assert max(weights) == (10 if told.answers else 5)
 
@@ -131,8 +167,8 @@ def test_the_bundled_model_keeps_what_its_card_says():
         found, said = recipes.measure(lm.model, lm.tokenizer, stories[lang]), card["measured"][lang]
         assert found["ppl"] == pytest.approx(said["ppl"], rel=0.1)
         assert found["answers"] > max(said["answers"] - 0.1, said["answers_last"] + 0.1)
-        assert found["pronouns"] > said["pronouns"] - 0.05
-        assert said["pass_at_temperature_0.5"] >= 0.9
+        assert found["pronouns"] > said["pronouns"] - 0.1                              # about 100 pronouns: 0.03 is one standard error
+        assert said["pass_at_temperature_0.5_top_p_0.8"] >= 0.9
     with torch.no_grad():
         lm.model.lm_head.weight.copy_(lm.model.lm_head.weight.roll(1, 0))
     assert recipes.measure(lm.model, lm.tokenizer, stories["en"])["ppl"] > 10 * card["measured"]["en"]["ppl"]
@@ -141,9 +177,9 @@ def test_the_bundled_model_keeps_what_its_card_says():
 @pytest.mark.parametrize("lang", words.LANGUAGES)
 def test_sampled_continuations_pass_the_checker(lang):
     lm = llmtutor.load("story-gpt")
-    share, judged = recipes.judge(lm.model, lm.tokenizer, lang, temperature=0.5)
+    share, judged = recipes.judge(lm.model, lm.tokenizer, lang, temperature=0.5, top_p=0.8)
     assert len(judged) == 40 and share >= 0.85, [j for j in judged if j["problems"]]     # the card's 100 samples: at least 0.9
-    hot, _ = recipes.judge(lm.model, lm.tokenizer, lang, temperature=2.0, count=5)
+    hot, _ = recipes.judge(lm.model, lm.tokenizer, lang, temperature=5.0, count=5)
     assert hot < 0.5                                                                     # so the check can fail
 
 

@@ -4,8 +4,9 @@
 True
 """
 from .check import Report, check, sentences
-from .stories import Mention, Story, facts, short, story
+from .kinds import KINDS, text
+from .stories import Mention, Story, facts, moves, plain, short, story
 from .words import segment
 from .world import Event, World
 
-__all__ = ["Event", "Mention", "Report", "Story", "World", "check", "facts", "segment", "sentences", "short", "story"]
+__all__ = ["Event", "KINDS", "Mention", "Report", "Story", "World", "check", "facts", "moves", "plain", "segment", "sentences", "short", "story", "text"]

@@ -106,7 +106,7 @@ def _meaning(text, meaning, world, discourse, entities):
     if isinstance(meaning, Noun):
         fits = [thing for thing in world.things if thing.noun is meaning]
         return (fits[0], None) if len(fits) == 1 else (None, f'"{text}" is not one known thing')
-    if not isinstance(meaning, tuple):
+    if type(meaning) is not tuple:
         return meaning, None
     if meaning[0] == "it":
         fits = _things(entities) or discourse.things()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from .words import TODAY, Person, Thing
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Event:
     """One thing that happens. `kind` names the rule below; `slots` maps slot letters to words of the lexicon."""
     kind: str
@@ -19,15 +19,18 @@ class Event:
         return self.slots[slot]
 
 
-@dataclass
+@dataclass(slots=True)
 class Who:
-    """What is known of one person: in the scene or gone, mood ("happy", "sad" or None), and favourite food."""
+    """What is known of one person: in the scene or gone, mood ("happy", "sad" or None), favourite food, dream, colour, and pet."""
     present: bool = True
     mood: str | None = None
     likes: object = None
+    dream: object = None
+    colour: object = None
+    pet: object = None
 
 
-@dataclass
+@dataclass(slots=True)
 class What:
     """What is known of one thing: who holds it, which container it lies in, whose it is, who lost it."""
     holder: Person | None = None
@@ -75,23 +78,25 @@ class World:
 
     def _unknown(self, event):
         """Words that the text uses before it has introduced them. A first sentence may start in the middle."""
-        open_start = self.events == 0 and event.kind in MAY_OPEN
-        asked = event.kind.startswith("ask_about")
+        kind, people = event.kind, []
+        new, either = MUST_BE_NEW.get(kind, ""), MAY_BE_NEW.get(kind, "")
         for slot, value in event.slots.items():
-            known = self.people if isinstance(value, Person) else self.things if isinstance(value, Thing) else None
-            if known is None:
+            if isinstance(value, Person):
+                known = self.people
+                if value in people:
+                    yield "one person cannot be both"
+                people.append(value)
+            elif isinstance(value, Thing):
+                known = self.things
+            else:
                 continue
-            name = value.en if known is self.people else f"the {value.colour.en} {value.noun.en}"
             if value in known:
-                if slot in MUST_BE_NEW.get(event.kind, ""):
-                    yield f"{name} is introduced twice"
-                elif known is self.people and not known[value].present and not asked:
-                    yield f"{name} has gone home"
-            elif slot not in MUST_BE_NEW.get(event.kind, "") + MAY_BE_NEW.get(event.kind, "") and not open_start:
-                yield f"{name} has not been introduced"
-        people = [value for value in event.slots.values() if isinstance(value, Person)]
-        if len(set(people)) < len(people):
-            yield "one person cannot be both"
+                if slot in new:
+                    yield f"{_name(value)} is introduced twice"
+                elif known is self.people and not known[value].present and not kind.startswith("ask_about"):
+                    yield f"{_name(value)} has gone home"
+            elif slot not in new and slot not in either and not (self.events == 0 and kind in MAY_OPEN):
+                yield f"{_name(value)} has not been introduced"
 
     def _who(self, person):
         return self.people.setdefault(person, Who())
@@ -190,6 +195,34 @@ class World:
 
     def _may_eat(self, e):
         yield not self.events or self.people[e["A"]].likes is e["F"], f"{e['A'].en} does not like that"
+
+    def _told_of(self, e, trait, slot):
+        yield getattr(self.people.get(e["A"], Who()), trait) is e[slot], f"that is not what was told of {e['A'].en}"
+
+    def _new_of(self, e, trait):
+        yield getattr(self.people.get(e["A"], Who()), trait) is None, f"that was told of {e['A'].en} already"
+
+    def _may_dream(self, e):
+        yield from self._new_of(e, "dream")
+
+    def _may_colour(self, e):
+        yield from self._new_of(e, "colour")
+
+    def _may_pet(self, e):
+        yield from self._new_of(e, "pet")
+
+    def _may_dream_again(self, e):
+        yield from self._told_of(e, "dream", "J")
+
+    def _may_colour_again(self, e):
+        yield from self._told_of(e, "colour", "K")
+
+    def _may_pet_again(self, e):
+        yield from self._told_of(e, "pet", "Y")
+
+    _may_ask_about_dream = _may_ask_about_dreamer = _may_dream_again
+    _may_ask_about_colour = _may_ask_about_colour_fan = _may_colour_again
+    _may_ask_about_pet = _may_ask_about_pet_owner = _may_pet_again
 
     def _may_together(self, e):
         yield len(self.present()) > 1, "only one person is there"
@@ -322,6 +355,15 @@ class World:
 
     _do_eat = _do_like
 
+    def _do_dream(self, A, J):
+        self._who(A).dream = J
+
+    def _do_colour(self, A, K):
+        self._who(A).colour = K
+
+    def _do_pet(self, A, Y):
+        self._who(A).pet = Y
+
     def _do_leave(self, A):
         self._who(A).present = False
 
@@ -329,9 +371,13 @@ class World:
         self.ended = True
 
 
+def _name(value):
+    return value.en if isinstance(value, Person) else f"the {value.colour.en} {value.noun.en}"
+
+
 MUST_BE_NEW = {"named": "A", "go_two": "B", "go_three": "BD", "meet": "B", "come": "B", "have": "O", "find": "O"}
-MAY_BE_NEW = {"like": "A", "have": "A", "go": "A", "go_two": "A", "go_three": "A"}
+MAY_BE_NEW = {"like": "A", "dream": "A", "colour": "A", "pet": "A", "have": "A", "go": "A", "go_two": "A", "go_three": "A"}
 """Slots that an event introduces: a person or thing that must be, or may be, new in the story."""
 
-MAY_OPEN = {"give", "give_asked", "give_unneeded", "lose", "put", "like", "eat", "have", "find", "happy_because", "sad_because"}
+MAY_OPEN = {"dream", "colour", "pet", "give", "give_asked", "give_unneeded", "lose", "put", "like", "eat", "have", "find", "happy_because", "sad_because"}
 """Events with which a text may begin in the middle of things, so that nobody needs an introduction."""
