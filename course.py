@@ -154,17 +154,19 @@ def notebook_tool(options, extra):
 
 
 def bench(options, extra):
-    """Run the benchmarks, all or the named ones."""
+    """Run the benchmarks, all or the named ones; what follows the names, from the first word with a dash, is handed on to them."""
     scripts = sorted((ROOT / "benchmarks").glob("*.py"))
-    chosen = [path for path in scripts if not extra or path.stem in extra]
+    first = next((i for i, word in enumerate(extra) if word.startswith("-")), len(extra))
+    names, words = extra[:first], extra[first:]
+    chosen = [path for path in scripts if not names or path.stem in names]
     if not chosen:
         say("no such benchmark; there are: " + (", ".join(path.stem for path in scripts) or "none yet"))
-        return int(bool(extra))
+        return int(bool(names))
     prepare(options)
     codes = []
     for path in chosen:
         say("== " + path.name)
-        codes.append(run(path))
+        codes.append(run(path, *words))
     return int(any(codes))
 
 

@@ -342,6 +342,72 @@ def test_strange_texts_are_read(built, text):
     assert all(token.isprintable() or "\u200d" in token for token in att.tokens)
 
 
+def test_a_tokenizer_written_in_python_that_tells_no_places(built):
+    from test_tokens import Plain
+
+    lm = SimpleNamespace(model=built("GPT2LMHeadModel").model, tokenizer=Plain(["▁the", "▁red", "▁ba", "ll"]))
+    lm.tokenizer.words = ["</s>", "<unk>", "▁the", "▁red", "▁ball"]
+    att = attend(lm, "the red 龘 ball")
+    assert len(att) == 5 and [piece.span for piece in att.pieces][:4] == [(0, 3), (4, 7), (8, 9), (10, 14)]
+    assert att.by("words").tokens[:2] == ["the", "red"] and att.check().ok
+
+
+# --- large maps are computed in blocks ---
+
+
+@pytest.mark.parametrize("name", ["GPT2LMHeadModel", "MistralForCausalLM", "Gemma2ForCausalLM", "BertForMaskedLM"])
+@pytest.mark.parametrize("options", [{}, {"heads": [1, 3], "layers": [0, 2]}, {"store": "uint8"}])
+def test_blocks_change_nothing(built, monkeypatch, name, options):
+    """Cut into blocks of one head and three queries, of which the last is shorter; the maps and what the model makes of them stay."""
+    lm = built(name)
+    whole, cuts = attend(lm, TEXT, **options), []
+    right = capture._blocks
+    monkeypatch.setattr(capture, "ROWS", 3)
+    monkeypatch.setattr(capture, "CELLS", 3 * len(whole))
+    monkeypatch.setattr(capture, "_blocks", lambda shape: cuts.append(list(right(shape))) or cuts[-1])
+    cut = attend(lm, TEXT, **options)
+    assert len(cuts[0]) == 4 * -(-len(whole) // 3) and cuts[0][0] == (slice(0, 1), slice(0, 3))
+    np.testing.assert_allclose(cut.weights, whole.weights, atol=UINT8_BOUND if options.get("store") else 1e-5)
+    monkeypatch.setattr(capture.Sight, "reach", lambda self, rows: max(1, rows.stop - 1))  # a key too few
+    assert np.abs(attend(lm, TEXT, **options).weights - whole.weights).max() > 1e-2
+
+
+def test_what_a_mask_lets_be_seen():
+    low = torch.finfo(torch.float32).min
+    causal = torch.full((1, 1, 4, 4), low).triu(1)
+    sight = capture.Sight(causal, 4, 4)
+    assert sight.causal and sight.only_causal and sight.dead is None and [sight.reach(slice(n, n + 1)) for n in range(4)] == [1, 2, 3, 4]
+    padded = causal.clone()
+    padded[..., 0] = low
+    sight = capture.Sight(padded, 4, 4)
+    assert sight.causal and not sight.only_causal and sight.dead[0, 0].tolist() == [True, False, False, False] and sight.reach(slice(1, 2)) == 4
+    biased = causal.clone()
+    biased[..., 2, 1] = -0.5
+    assert capture.Sight(biased, 4, 4).causal and not capture.Sight(biased, 4, 4).only_causal
+    window = causal.clone()
+    window[..., 3, 0] = low
+    assert capture.Sight(window, 4, 4).causal and not capture.Sight(window, 4, 4).only_causal
+    for mask in (None, torch.zeros(1, 1, 4, 4)):
+        assert not capture.Sight(mask, 4, 4).causal and capture.Sight(mask, 4, 4).reach(slice(0, 1)) == 4
+
+
+def test_maps_of_all_layers_lie_side_by_side(built):
+    """So nothing is copied in the end; where a layer has no map the others are put together."""
+    att = attend(built("GPT2LMHeadModel"), TEXT, store="uint8")
+    assert att.stored.base is not None and att.stored.flags.c_contiguous and att.stored.base.nbytes == att.stored.nbytes
+    assert attend(built("Lfm2ForCausalLM"), TEXT).weights.shape[0] == 1
+
+
+@pytest.mark.parametrize("damage, message", [
+    (lambda w: w * 0.9, "rows must sum to 1; got sums from 0.9"), (lambda w: w.roll(1, -1), "a masked token got attention"),
+    (lambda w: w * float("nan"), "not a number")])
+def test_wrong_maps_are_not_kept(built, monkeypatch, damage, message):
+    right = capture.attention_weights
+    monkeypatch.setattr(capture, "attention_weights", lambda *a, **k: damage(right(*a, **k)))
+    with pytest.raises(ValueError, match=message):
+        attend(built("GPT2LMHeadModel"), TEXT)
+
+
 def test_maps_that_would_fill_the_memory(built, monkeypatch):
     monkeypatch.setattr(reading, "MAX_BYTES", 1000)
     with pytest.raises(ValueError, match="choose some with layers=.*uint8"):
@@ -375,6 +441,8 @@ def test_a_model_with_broken_weights(built, tokenizer):
     model.transformer.h[1].attn.c_attn.weight.data[0, 0] = float("nan")
     with pytest.raises(ValueError, match="layer 1: attention is not a number.*NaN.*named_parameters.*权重"):
         attend(SimpleNamespace(model=model, tokenizer=tokenizer), TEXT)
+    with pytest.raises(ValueError, match="layer 1: attention is not a number"):  # the fused kernel makes ordinary numbers of it
+        attend(SimpleNamespace(model=model, tokenizer=tokenizer), TEXT, layers=[2])
 
 
 # --- words, differences, checks, exports ---
@@ -522,9 +590,20 @@ def test_records_and_a_frame(built, monkeypatch):
     monkeypatch.setitem(sys.modules, "pandas", None)  # as if it were not installed
     with pytest.raises(ImportError, match="pip install pandas.*att.records"):
         att.to_frame()
-    monkeypatch.setitem(sys.modules, "pandas", SimpleNamespace(DataFrame=lambda rows: SimpleNamespace(rows=rows, attrs={})))
-    frame = att.to_frame(0.5)
-    assert frame.rows == att.records(0.5) and frame.attrs["llmtutor"]["text"] == "Lily gave"
+
+
+def test_a_frame_of_pandas(built):
+    import pandas
+
+    att = attend(built("GPT2LMHeadModel"), "Lily gave 今", layers=2, heads=[1, 3])
+    frame = att.to_frame()
+    assert isinstance(frame, pandas.DataFrame) and frame.to_dict("records") == att.records()
+    assert frame.attrs["llmtutor"]["text"] == "Lily gave 今" and frame.attrs["llmtutor"]["model"]
+    sums = frame.groupby(["layer", "head", "query"])["weight"].sum()
+    assert len(sums) == 2 * len(att) and np.allclose(sums, 1, atol=1e-5)
+    assert not np.allclose(frame.groupby(["layer", "head", "key"])["weight"].sum(), 1, atol=1e-2), "rows, not columns, sum to 1"
+    nothing = att.to_frame(minimum=2)
+    assert len(nothing) == 0 and list(nothing.columns) == list(frame.columns)
 
 
 def test_every_export_records_where_it_comes_from(built, tmp_path):

@@ -546,6 +546,45 @@ def test_bad_logits_are_named(built):
         explain.occlusion(lm, TEXT, (0, 1))
 
 
+@pytest.mark.parametrize("name", ["logit lens", "patching", "heads", "faithfulness", "the head finder", *explain.METHODS])
+def test_broken_weights_are_told_and_no_scores_are_made_of_them(tokenizer, name):
+    """Also where a NaN would only have changed an order."""
+    model = transformers.GPT2LMHeadModel(CONFIGS["GPT2LMHeadModel"]).eval()
+    lm = SimpleNamespace(model=model, tokenizer=tokenizer)
+    fine = explain.occlusion(lm, TEXT, target_of(lm))
+    model.transformer.h[1].attn.c_attn.weight.data[0, 0] = float("nan")
+    call = {"logit lens": lambda: explain.logit_lens(lm, TEXT), "patching": lambda: explain.patch_heads(lm, TEXT, OTHER, target_of(lm)),
+            "heads": lambda: explain.head_scores(lm, "previous", n=2), "the head finder": lambda: explain.find_heads(lm, "induction", n=2),
+            "faithfulness": lambda: explain.faithfulness(lm, TEXT, fine)}.get(name, lambda: explain.METHODS[name](lm, TEXT, target_of(lm)))
+    with pytest.raises(ValueError, match="(not finite|not a number).*NaN.*named_parameters.*权重"):
+        call()
+
+
+@pytest.mark.parametrize("text, error, message", [
+    (["Lily", "Tom"], TypeError, "batch of 2"), ("Lily \udc80", ValueError, "half a character"), ("Tom " * 100_000, ValueError, r"\d\d\d,\d\d\d tokens long")])
+def test_texts_that_cannot_be_explained(built, text, error, message):
+    with pytest.raises(error, match=message):
+        explain.occlusion(built("GPT2LMHeadModel"), text)
+
+
+@pytest.mark.parametrize("text", ["שלום \u200f", "a\u200b\u200d", "\u202eLily\u0301"])
+def test_right_to_left_and_zero_width_text_is_explained(built, text):
+    found = explain.occlusion(built("GPT2LMHeadModel"), text)
+    assert len(found) == len(built("GPT2LMHeadModel").tokenizer(text)["input_ids"]) and found.scores.any()
+
+
+def test_a_candidate_that_is_half_a_character(built):
+    with pytest.raises(ValueError, match="half a character"):
+        explain.occlusion(built("GPT2LMHeadModel"), TEXT, "\udc80")
+
+
+def test_a_hundred_thousand_tokens_where_the_model_has_no_limit(tokenizer):
+    config = transformers.T5Config(vocab_size=320, d_model=16, d_ff=16, d_kv=8, num_layers=1, num_heads=2, decoder_start_token_id=0)
+    lm = SimpleNamespace(model=transformers.T5ForConditionalGeneration(config), tokenizer=tokenizer)
+    with pytest.raises(ValueError, match=r"\d\d\d,\d\d\d tokens long.*at most 16,384"):
+        explain.occlusion(lm, "a" * 100_000, "Tom")
+
+
 def test_importing_is_cheap():
     code = "import sys, llmtutor.explain; print([m for m in ('torch', 'transformers', 'captum', 'matplotlib') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -1,7 +1,5 @@
 """Naming heads and judging explanations: planted heads are found, impostors fail their control, and scores have a known best."""
 
-import importlib.util
-import sys
 from itertools import combinations
 from types import SimpleNamespace
 
@@ -292,19 +290,3 @@ def test_a_perfect_and_a_blind_method_get_1_and_0(trained):
 def test_every_scored_method_runs_on_a_twin(trained):
     scores = explain.score_methods(trained["honest"], 2)
     assert set(scores) == {*twins.SCORED, "random"} and all(0 <= value <= 1 for value in scores.values())
-
-
-def test_the_board_gives_mean_and_range(root):
-    spec = importlib.util.spec_from_file_location("bench_explain", root / "benchmarks" / "explain.py")
-    bench = importlib.util.module_from_spec(spec)
-    first = sys.path[0]
-    try:
-        spec.loader.exec_module(bench)
-    finally:
-        sys.path[0] = first
-    assert bench.cell([0.5, 1.0]) == "0.75 (0.50-1.00)"
-    runs = [{"hits": {name: {"attention": value, "random": 0.0} for name in bench.MODELS},
-             "accuracy": dict.fromkeys(bench.MODELS, value), "attention_on_key": dict.fromkeys(bench.MODELS, value)}
-            for value in (0.2, 0.4)]
-    text = bench.board(runs, 7)
-    assert "| attention | 0.30 (0.20-0.40) | 0.30 (0.20-0.40) | 0.30 (0.20-0.40) |" in text and "2 seeds, 7 texts" in text

@@ -56,9 +56,9 @@ def closed_port() -> int:
         return probe.getsockname()[1]
 
 
-def in_fresh_python(code: str, cache, endpoint: str, **environment):
+def in_fresh_python(code: str, cache, endpoint: str | None, through=list, **environment):
     """Run code in a new interpreter, because huggingface_hub reads its settings once, when it is imported."""
-    setting = {"HF_HOME": str(cache), "HF_ENDPOINT": endpoint, "PYTHONIOENCODING": "utf-8", "OMP_NUM_THREADS": "1"}
+    setting = {"HF_HOME": str(cache), "PYTHONIOENCODING": "utf-8", "OMP_NUM_THREADS": "1"} | ({"HF_ENDPOINT": endpoint} if endpoint else {})
     clean = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "TRANSFORMERS_"))}
     prelude = ("import time, llmtutor as lt\nfrom llmtutor import models\n"
                "def load(name, **options):\n"
@@ -66,7 +66,7 @@ def in_fresh_python(code: str, cache, endpoint: str, **environment):
                "    try: print('loaded', lt.load(name, **options))\n"
                "    except models.LoadError as error: print('refused', error)\n"
                "    print('seconds', time.perf_counter() - start)\n")
-    done = subprocess.run([sys.executable, "-c", prelude + code], env={**clean, **setting, **environment},
+    done = subprocess.run(through([sys.executable, "-c", prelude + code]), env={**clean, **setting, **environment},
                           capture_output=True, text=True, encoding="utf-8", timeout=120)
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -296,6 +296,18 @@ def test_download_then_load_offline(tmp_path, tiny, monkeypatch):
     seconds = [float(line.split()[1]) for line in out.splitlines() if line.startswith("seconds")]
     assert seconds[0] < 3 * 10, "the first one also imports torch and transformers"
     assert seconds[1] < 3 * 3, "the budget is 3 s: a cached model must not wait for the network"
+
+
+def test_with_no_network_at_all_what_is_cached_loads_and_what_is_not_is_told(tmp_path, tiny, cut_network):
+    """In a network namespace, and asking the real address of the Hub: a look-up that fails or hangs must cost neither of them."""
+    with serve({"team/tiny": tiny}) as hub:
+        in_fresh_python("models._download('team/tiny', None)", tmp_path, hub.url)
+    out = in_fresh_python("load('team/absent'); load('team/tiny'); load('team/tiny')", tmp_path, None, through=cut_network)
+    assert "'team/absent' is not on this machine, and the Hub cannot be reached" in out
+    assert f"Bundled: {', '.join(models.bundled())}. Downloaded before: team/tiny." in out and out.count("loaded LanguageModel") == 2
+    seconds = [float(line.split()[1]) for line in out.splitlines() if line.startswith("seconds")]
+    assert seconds[0] < 3 * 5, "the budget of a model that is not there is 5 s"
+    assert seconds[2] < 3 * 3, "the budget of a cached model is 3 s"
 
 
 def test_names_and_revisions_that_the_hub_does_not_have(tmp_path, tiny):

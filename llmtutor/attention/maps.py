@@ -155,8 +155,9 @@ class Attention:
             import pandas
         except ImportError as error:
             raise ImportError("to_frame needs pandas, which is not installed: `pip install pandas`. att.records() gives the "
-                              "same rows as a list of dictionaries.") from error
-        frame = pandas.DataFrame(self.records(minimum))
+                              "same rows as a list of dictionaries / 请先安装 pandas，或改用 att.records()") from error
+        columns = ["layer", "head", "query", "key", "query_token", "key_token", "weight"]  # also where no weight is large enough
+        frame = pandas.DataFrame(self.records(minimum), columns=columns)
         frame.attrs["llmtutor"] = dict(self.info)
         return frame
 

@@ -141,7 +141,7 @@ def _attend_two_stacks(lm, encoding, text, pair, target, generate, layers, heads
     inputs.pop("token_type_ids", None)
     if target is not None:
         answer = _tokens.encode(lm.tokenizer, target, target=True)
-        inputs["decoder_input_ids"] = _shifted(lm.model, answer.ids)
+        inputs["decoder_input_ids"] = shifted(lm.model, answer.ids)
     n_read = generate + 1 if target is None else inputs["decoder_input_ids"].shape[1]
     _check_two_stacks(lm, layers, heads, len(encoding.ids), n_read, store)
     recorder = Recorder(layers if layers is None else list(np.atleast_1d(layers)), heads, store)
@@ -163,7 +163,7 @@ def _attend_two_stacks(lm, encoding, text, pair, target, generate, layers, heads
     return EncoderDecoderAttention(*parts)
 
 
-def _shifted(model, ids: list[int]):
+def shifted(model, ids: list[int]):
     """What the decoder reads for a target: a start token, and the target without its last token."""
     import torch
 
@@ -279,7 +279,7 @@ def _wrap(recorder: Recorder, part: str, layers, pieces: list, info: dict, key_p
     if not maps and part in ("encoder", "decoder", "cross") and layers is not None:
         raise ValueError(f"the {part} has no layer {layers}; it has {sorted(recorder.seen.get(part, ()))}")
     _check_maps(maps, wanted, recorder, part)
-    stored = np.stack([array[0] for array in maps.values()])
+    stored = recorder.stacked(part)
     heads = list(range(stored.shape[1])) if recorder.heads is None else chosen("heads", recorder.heads, 10**6)
     return Attention(stored, [piece.text for piece in pieces], list(maps), heads, pieces, info,
                      None if key_pieces is None else [piece.text for piece in key_pieces], key_pieces)

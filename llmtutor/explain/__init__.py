@@ -2,6 +2,8 @@
 
     method(lm, text, target=None, ...) -> Explanation(method, scores, tokens, target)
 
+For an encoder-decoder the target is what it writes: `target="莉莉很高兴。"`, or `target=("莉莉很高兴。", 1)` for one of its tokens.
+
 `explanation`   what every method returns
 `reading`       text, target and baseline: the same start for every method
 `maps`          attention, rollout with its null, value-weighted attention, gradient x attention, value zeroing

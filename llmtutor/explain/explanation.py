@@ -7,6 +7,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 
+def require_finite(what: str, numbers: np.ndarray) -> None:
+    """Refuse numbers of which some are NaN or infinite, and say where that comes from."""
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"{what}: {int((~np.isfinite(numbers)).sum())} of {numbers.size} scores are not finite. Does the model hold NaN or "
+                         "infinite weights? [name for name, p in lm.model.named_parameters() if not p.isfinite().all()] lists them / "
+                         "得分中有 NaN 或无穷大：模型的权重里是否有 NaN 或无穷大？")
+
+
 @dataclass(frozen=True)
 class Target:
     """The prediction that is explained: the score of one candidate token at one position.
@@ -16,15 +24,18 @@ class Target:
         token: id of the candidate token.
         text: the candidate as a reader sees it.
         against: id of a second candidate; the explained number is then the difference of the two, None without it.
+        written: for an encoder-decoder the text that its decoder writes; `position` then counts the tokens of that text, and
+            with `position` and `token` None the whole text is explained.
     """
 
-    position: int
-    token: int
+    position: int | None
+    token: int | None
     text: str = ""
     against: int | None = None
+    written: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.text or self.token} at {self.position}"
+        return repr(self.written) if self.position is None else f"{self.text or self.token} at {self.position}"
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -57,10 +68,8 @@ class Explanation:
         if scores.ndim not in (1, 2) or scores.shape[-1] != len(tokens) or scores.size == 0:
             raise ValueError(f"scores must have axes [token] or [layer, token], with {len(tokens)} tokens on the last; got "
                              f"shape {scores.shape}. Do scores and tokens belong to the same text?")
-        if not np.isfinite(scores).all():
-            raise ValueError(f"{self.method}: {int((~np.isfinite(scores)).sum())} of {scores.size} scores are not finite. "
-                             "Does the model hold NaN or infinite weights?")
-        if self.target is not None and not 0 <= self.target.position < len(tokens):
+        require_finite(self.method, scores)
+        if self.target is not None and self.target.written is None and not 0 <= self.target.position < len(tokens):
             raise ValueError(f"the target stands at position {self.target.position}, and there are {len(tokens)} tokens")
         object.__setattr__(self, "scores", scores)
         object.__setattr__(self, "tokens", tokens)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .explanation import Explanation
-from .reading import quiet, read
+from .reading import quiet, read, require_finite
 
 EXHAUSTIVE = 12  # tokens up to which every subset is tried: 4,096 of them
 
@@ -91,6 +91,7 @@ def _falls(reading, chosen, output: str, baseline) -> np.ndarray:
     keep = torch.cat([torch.ones(1, n_tokens, dtype=torch.bool), erased, kept]).to(reading.ids.device)
     with quiet(reading.model):
         numbers = reading.erased(keep, output, baseline).double().cpu().numpy()
+    require_finite("faithfulness", numbers)
     return (numbers[0] - numbers[1:]).reshape(2, len(chosen))
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from llmtutor import tokens as _tokens
 
 from .hooks import ablate, parts
-from .reading import eager, quiet, read
+from .reading import eager, one_stack, quiet, read, require_finite
 
 KINDS = {  # kind -> its control
     "previous": "another earlier token", "first": "another token", "duplicate": "no repeat", "induction": "no repeat",
@@ -208,6 +208,7 @@ def _plain(mention) -> tuple:
 def _probes(lm, kind, items, n, length, seed, vocabulary) -> list[_Probe]:
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}; got {kind!r}")
+    one_stack(lm, "the head finder", "attend(lm, text, target=...).cross")
     if kind not in ("pronoun", "binding"):
         if items is not None:
             raise ValueError(f"{kind!r} is measured on random tokens; leave items out")
@@ -300,6 +301,7 @@ def _scores(lm, probes):
             scores.append(found.mean(-1))
             same = maps if probe.control_ids is None else _maps(lm, probe.control_ids, None)[0]
             controls.append(_mass(same, probe.control_pairs).mean(-1))
+    require_finite("the head finder", np.array(scores))
     return np.mean(scores, axis=0), np.mean(controls, axis=0), layers
 
 

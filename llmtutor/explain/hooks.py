@@ -5,7 +5,8 @@ stand inside one another. Inside them everything else works as usual: `attend`, 
 
 A hook needs to know what the parts of a model are called. `FAMILIES` lists the names; for another architecture add a line.
 Where its query, key and value are one interleaved matrix (GPT-NeoX), `value` is None, and the methods that need the values
-say so; ablation and patching work.
+say so; ablation and patching work. In a model of two stacks, heads are named within one part: "cross" (from the decoder to the
+encoder), "encoder" or "decoder".
 """
 
 from __future__ import annotations
@@ -14,9 +15,10 @@ import contextlib
 import functools
 from dataclasses import dataclass, field
 
-from .reading import quiet, read
+from .reading import one_stack, quiet, read
 
 SITES = ("block", "attention", "mlp", "heads")
+PARTS = ("cross", "encoder", "decoder")
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Family:
         output: the matrix that mixes the heads into the residual stream, seen from a block.
         value: the matrix that makes the values (or query, key, value side by side), seen from a block; None if interleaved.
         mlp: the feed-forward part (its last matrix, where a norm follows), seen from a block.
+        part: "self", or in a model of two stacks "encoder", "decoder" or "cross".
     """
 
     name: str
@@ -36,6 +39,7 @@ class Family:
     output: str
     value: str | None
     mlp: str
+    part: str = "self"
 
 
 FAMILIES = [
@@ -43,6 +47,12 @@ FAMILIES = [
     Family("Llama, Qwen3, Mistral, Gemma 2", "layers", "self_attn.o_proj", "self_attn.v_proj", "mlp"),
     Family("BERT, RoBERTa", "encoder.layer", "attention.output.dense", "attention.self.value", "output.dense"),
     Family("GPT-NeoX", "layers", "attention.dense", None, "mlp"),
+    Family("Marian, BART", "decoder.layers", "encoder_attn.out_proj", "encoder_attn.v_proj", "fc2", "cross"),
+    Family("Marian, BART", "encoder.layers", "self_attn.out_proj", "self_attn.v_proj", "fc2", "encoder"),
+    Family("Marian, BART", "decoder.layers", "self_attn.out_proj", "self_attn.v_proj", "fc2", "decoder"),
+    Family("T5", "decoder.block", "layer.1.EncDecAttention.o", "layer.1.EncDecAttention.v", "layer.2.DenseReluDense.wo", "cross"),
+    Family("T5", "encoder.block", "layer.0.SelfAttention.o", "layer.0.SelfAttention.v", "layer.1.DenseReluDense.wo", "encoder"),
+    Family("T5", "decoder.block", "layer.0.SelfAttention.o", "layer.0.SelfAttention.v", "layer.2.DenseReluDense.wo", "decoder"),
 ]
 
 
@@ -76,25 +86,40 @@ class Parts:
         return part.repeat_interleave(self.n_heads // part.shape[2], 2)
 
 
-def parts(model) -> Parts:
+def parts(model, part: str | None = None) -> Parts:
     """Find the parts of a model by the names in `FAMILIES`.
 
+    Args:
+        part: for a model of two stacks "cross" (None means this), "encoder" or "decoder"; for others None.
+
     Raises:
-        ValueError: the model is of no family in the list.
+        ValueError: the model is of no family in the list, or has no such part.
     """
     base = model.base_model if hasattr(model, "base_model") else model
+    two = model.config.is_encoder_decoder
+    if part is not None and (part not in PARTS or not two):
+        raise ValueError(f"part must be one of {', '.join(PARTS)}, in a model of two stacks; got {part!r} for {type(model).__name__}")
+    part = (part or "cross") if two else "self"
     for family in FAMILIES:
+        if family.part != part:
+            continue
         blocks = list(_reach(base, family.blocks) or [])
         output = [_reach(block, family.output) for block in blocks]
         if any(module is not None for module in output):
             value = [_reach(block, family.value) if family.value else None for block in blocks]
             mlp = [_reach(block, family.mlp) for block in blocks]
-            return Parts(family, blocks, output, value, mlp, model.config.get_text_config().num_attention_heads)
-    known = "; ".join(family.name for family in FAMILIES)
+            return Parts(family, blocks, output, value, mlp, _n_heads(model.config, part))
+    known = "; ".join(dict.fromkeys(family.name for family in FAMILIES))
     raise ValueError(f"ablation, patching, value zeroing and the logit lens know the parts of these families: {known}. "
                      f"{type(model).__name__} is none of them. Add a line to llmtutor.explain.FAMILIES that says what its "
                      "parts are called, or use a method that needs no parts: rollout, gradient x attention, gradient x "
                      "input, integrated gradients, occlusion")
+
+
+def _n_heads(config, part: str) -> int:
+    stack = "encoder" if part == "encoder" else "decoder"
+    own = getattr(config, f"{stack}_attention_heads", None) if part != "self" else None
+    return own or config.get_text_config().num_attention_heads
 
 
 def _reach(module, path: str):
@@ -118,7 +143,7 @@ def _hooked(hooks):
 # --- ablation -----------------------------------------------------------------------------------------------------
 
 
-def ablate(lm, heads, how: str = "zero", reference=None):
+def ablate(lm, heads, how: str = "zero", reference=None, part: str | None = None):
     """Remove heads for the length of a `with` block: what they would add to the residual stream becomes 0, or its mean.
 
     Args:
@@ -127,6 +152,7 @@ def ablate(lm, heads, how: str = "zero", reference=None):
         how: "zero", or "mean": what the head adds on average over the tokens of the reference texts (a head that always adds
             the same is then not missed, which "zero" would punish).
         reference: list of texts, for "mean".
+        part: in a model of two stacks, whose heads: "cross" (None means this), "encoder" or "decoder".
 
     Raises:
         ValueError: a head that is not there; "mean" without texts; an architecture that is not known.
@@ -140,7 +166,9 @@ def ablate(lm, heads, how: str = "zero", reference=None):
         raise ValueError(f"how must be 'zero' or 'mean'; got {how!r}")
     if how == "mean" and not reference:
         raise ValueError("how='mean' needs reference=[...], texts over which the mean is taken")
-    known = parts(lm.model)
+    if how == "mean":
+        one_stack(lm, "mean ablation", "how='zero'")
+    known = parts(lm.model, part)
     by_layer = _by_layer(known, heads)
     means = head_means(lm, reference) if how == "mean" else {}
     hooks = [(known.output[layer].register_forward_pre_hook, _remover(chosen, known.d_head(layer), means.get(layer)))
@@ -227,6 +255,7 @@ def record(lm, text: str, sites=SITES) -> Recording:
     """Read a text once and keep what flows through every site of every layer."""
     import torch
 
+    one_stack(lm, "recording", "ablate, occlusion or value zeroing")
     known, reading, states = parts(lm.model), read(lm, text, wants_target=False), {}
     hooks = []
     for site in sites:
@@ -250,6 +279,7 @@ def patch(lm, recording: Recording, places):
     Raises:
         ValueError: a place that is not there or was not recorded; when the model reads, a text of another length.
     """
+    one_stack(lm, "patching", "ablate, occlusion or value zeroing")
     known = parts(lm.model)
     hooks = []
     for place in places:
@@ -349,7 +379,7 @@ def record_values(lm, reading) -> dict:
 
     def hook(layer):
         def keep(module, inputs, output):
-            found[layer] = known.values(layer, output.detach())[0]
+            found[layer] = known.values(layer, output.detach())[0]  # in a model of two stacks those of cross-attention
 
         return keep
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from .explanation import Explanation
 from .hooks import Place, parts, patch, record
-from .reading import quiet, read
+from .reading import one_stack, quiet, read, require_finite
 
 
 def logit_lens(lm, text: str, target=None, *, output: str = "prob") -> Explanation:
@@ -27,6 +27,7 @@ def logit_lens(lm, text: str, target=None, *, output: str = "prob") -> Explanati
     """
     import torch
 
+    one_stack(lm, "the logit lens", "integrated gradients, occlusion or value zeroing")
     reading, known = read(lm, text, target), parts(lm.model)
     states, last = [], len(known.blocks) - 1
     handles = [known.blocks[0].register_forward_pre_hook(
@@ -39,7 +40,7 @@ def logit_lens(lm, text: str, target=None, *, output: str = "prob") -> Explanati
             for handle in handles:
                 handle.remove()
         rows = [_finish(reading, known.blocks[last], state) for state in states]
-    assert torch.equal(rows[-1], model_itself), "the last layer of the lens must be the model itself"
+    assert torch.equal(rows[-1].nan_to_num(), model_itself.nan_to_num()), "the last layer of the lens must be the model itself"
     scores = np.stack([_everywhere(reading, row, output) for row in rows])
     top = torch.cat([row.argmax(-1) for row in rows]).cpu().numpy()
     return Explanation("logit lens", scores, reading.tokens, reading.target, {"top": top})
@@ -86,6 +87,7 @@ def activation_patching(lm, clean: str, corrupt: str, target=None, *, site: str 
 
     Source: Meng et al., "Locating and Editing Factual Associations in GPT", NeurIPS 2022.
     """
+    one_stack(lm, "activation patching", "ablate, occlusion or value zeroing")
     known, (recording, reading, ends) = parts(lm.model), _prepare(lm, clean, corrupt, target, site, output)
     layers = [layer for layer in range(len(known.blocks)) if (site, layer) in recording.states]
     shares = [[_share(lm, recording, reading, ends, [Place(site, layer, positions=[i])], output) for i in range(len(reading.pieces))]
@@ -99,6 +101,7 @@ def patch_heads(lm, clean: str, corrupt: str, target=None, *, output: str = "log
     Returns:
         array [layer, head]: the share of the difference that comes back; NaN in layers without attention.
     """
+    one_stack(lm, "activation patching", "ablate, occlusion or value zeroing")
     known, (recording, reading, ends) = parts(lm.model), _prepare(lm, clean, corrupt, target, "heads", output)
     shares = np.full((len(known.blocks), known.n_heads), np.nan)
     for layer, module in enumerate(known.output):
@@ -114,6 +117,7 @@ def _prepare(lm, clean, corrupt, target, site, output):
         raise ValueError(f"clean and corrupt must have as many tokens; got {first.ids.shape[1]} and {second.ids.shape[1]}. "
                          "Change one token into another, such as one name into another of the same length")
     ends = [_number(lm, reading, output) for reading in (first, second)]
+    require_finite("patching", np.array(ends))
     if abs(ends[0] - ends[1]) < 1e-6:
         raise ValueError(f"both texts give the target the same {output} ({ends[0]:.4f}), so there is nothing to bring back; "
                          "choose a target that they disagree about")

@@ -1,7 +1,8 @@
 """Explanations that start from attention: the maps themselves, rollout, value-weighted, gradient x attention, value zeroing.
 
 Each of them gives a score to every token that the target's position could look at. They answer different questions, and on
-a model that was trained to mislead some of them are misled (see `twins`).
+a model that was trained to mislead some of them are misled (see `twins`). In an encoder-decoder they look at cross-attention:
+the query is the place of the decoder that writes the target, and the scores are for the tokens of the source.
 """
 
 from __future__ import annotations
@@ -9,10 +10,11 @@ from __future__ import annotations
 import numpy as np
 
 from llmtutor.attention import attend
+from llmtutor.attention.capture import chosen
 
 from .explanation import Explanation
 from .hooks import parts, record_values, zero_values
-from .reading import eager, quiet, read
+from .reading import eager, one_stack, quiet, read
 
 
 def raw_attention(lm, text: str, target=None, *, layers=None, heads=None) -> Explanation:
@@ -22,9 +24,23 @@ def raw_attention(lm, text: str, target=None, *, layers=None, heads=None) -> Exp
         lm, text, target: as for `read`.
         layers, heads: the numbers to average over; None takes all.
     """
-    reading, att = read(lm, text, target), attend(lm, text, layers=layers, heads=heads)
-    scores = att.weights.mean((0, 1))[reading.target.position]
+    reading = read(lm, text, target)
+    scores = _row(_maps(lm, text, reading, layers, heads).weights.mean((0, 1)), reading)
     return Explanation("attention", scores, reading.tokens, reading.target)
+
+
+def _maps(lm, text: str, reading, layers=None, heads=None):
+    """The maps whose queries make the prediction: of self-attention, or in an encoder-decoder of cross-attention."""
+    if reading.answer is None:
+        return attend(lm, text, layers=layers, heads=heads)
+    att = attend(lm, text, target=reading.target.written).cross  # chosen afterwards: the encoder may have fewer layers and heads
+    layers, heads = chosen("layers", layers, len(att.layers)), chosen("heads", heads, len(att.heads))
+    return att._with(stored=att.stored[np.ix_(layers, heads)], layers=layers, heads=heads)
+
+
+def _row(table, reading):
+    """The row of the target's position in a table [..., query, key]; the mean of all rows where a whole text is explained."""
+    return table.mean(-2) if reading.target.position is None else table[..., reading.target.position, :]
 
 
 def rollout(lm, text: str, target=None, *, residual: float = 0.5) -> Explanation:
@@ -43,6 +59,7 @@ def rollout(lm, text: str, target=None, *, residual: float = 0.5) -> Explanation
 
     Source: Abnar and Zuidema, "Quantifying Attention Flow in Transformers", ACL 2020. The null is ours.
     """
+    one_stack(lm, "rollout", "attention, value-weighted attention, value zeroing or integrated gradients")
     reading, att = read(lm, text, target), attend(lm, text)
     scores = rollout_matrix(att.weights, residual)[reading.target.position]
     null = rollout_matrix(even_attention(att.weights), residual)[reading.target.position]
@@ -99,14 +116,14 @@ def value_weighted(lm, text: str, target=None, *, layers=None) -> Explanation:
 
     Source: Kobayashi et al., "Attention is Not Only a Weight: Analyzing Transformers with Vector Norms", EMNLP 2020.
     """
-    reading, att, known = read(lm, text, target), attend(lm, text, layers=layers), parts(lm.model)
+    reading, known = read(lm, text, target), parts(lm.model)
+    att = _maps(lm, text, reading, layers)
     values, norms = record_values(lm, reading), []
     for weights, layer in zip(att.weights, att.layers):
         carried = np.einsum("thd,hdm->thm", values[layer].float().cpu().numpy(), known.output_matrix(layer).float().cpu().numpy())
         norms.append(np.linalg.norm(np.einsum("hqk,khm->qkm", weights, carried), axis=-1))
     norms = np.stack(norms)
-    rows = norms[:, reading.target.position]
-    scores = (rows / rows.sum(-1, keepdims=True)).mean(0)
+    scores = _row(norms / norms.sum(-1, keepdims=True), reading).mean(0)
     return Explanation("value-weighted attention", scores, reading.tokens, reading.target, {"norms": norms})
 
 
@@ -136,12 +153,13 @@ def gradient_x_attention(lm, text: str, target=None, *, output: str = "logprob",
     with quiet(lm.model), eager(lm.model), torch.enable_grad():
         embeddings = reading.embeddings()[None].requires_grad_()  # makes a graph also where weights are frozen
         result = reading.forward(embeddings, output_attentions=True)
-        gradients = torch.autograd.grad(reading.number(result.logits, output)[0], result.attentions, allow_unused=True)
+        every = result.attentions if reading.answer is None else result.cross_attentions
+        gradients = torch.autograd.grad(reading.number(result.logits, output)[0], every, allow_unused=True)
     # in the last layer only the target's own row can matter; a layer that does not matter at all has no gradient
     products = np.stack([np.zeros(maps.shape[1:]) if gradient is None else (maps * gradient)[0].detach().float().cpu().numpy()
-                         for maps, gradient in zip(result.attentions, gradients)])
+                         for maps, gradient in zip(every, gradients)])
     rows = products.clip(0).sum((0, 1))
-    scores = rows[reading.target.position] if queries == "target" else rows.sum(0)
+    scores = _row(rows, reading) if queries == "target" else rows.sum(0)
     return Explanation(f"gradient x attention{', all rows' if queries == 'all' else ''}", scores, reading.tokens,
                        reading.target, {"products": products})
 
@@ -152,8 +170,9 @@ def value_zeroing(lm, text: str, target=None, *, measure: str = "state", output:
     Args:
         lm, text, target: as for `read`.
         measure: "state": in each layer by itself, the cosine distance that zeroing key j brings to the state of query i after
-            the block; rows scaled to sum to 1, layers multiplied as in rollout. "output": zero the token's values in all
-            layers at once and take the drop of the target's number.
+            the block; rows scaled to sum to 1, layers multiplied as in rollout (in an encoder-decoder, where the values are
+            those of cross-attention, averaged over the layers). "output": zero the token's values in all layers at once and
+            take the drop of the target's number.
         output: for measure="output", the explained number: "logit", "logprob" or "prob".
 
     Returns:
@@ -170,7 +189,9 @@ def value_zeroing(lm, text: str, target=None, *, measure: str = "state", output:
         return Explanation("value zeroing, output", whole - changed, reading.tokens, reading.target)
     distances = np.stack([_zeroed(lm, reading, [layer], layer, output) for layer in layers])
     rows = distances / np.maximum(distances.sum(-1, keepdims=True), 1e-30)
-    scores = rollout_matrix(_whole_rows(rows)[:, None], residual=0)[reading.target.position]
+    if reading.answer is None:
+        rows = rollout_matrix(_whole_rows(rows)[:, None], residual=0)[None]
+    scores = _row(rows, reading).mean(0)
     return Explanation("value zeroing", scores, reading.tokens, reading.target, {"layers": distances})
 
 

@@ -6,10 +6,14 @@ import contextlib
 from dataclasses import dataclass
 
 from llmtutor import tokens as _tokens
+from llmtutor.attention.reading import shifted
 
-from .explanation import Target
+from .explanation import Target, require_finite
+
+__all__ = ["OUTPUTS", "Reading", "eager", "one_stack", "quiet", "read", "require_finite"]
 
 OUTPUTS = ("logit", "logprob", "prob")
+MAX_TOKENS = 2**14  # for models without a limit: most methods read the text once for each of its tokens
 _CELLS = 2**24  # logits that one forward pass may make at once: 64 MiB in float32
 
 
@@ -24,6 +28,7 @@ class Reading:
         pieces: the tokens with their places in the text.
         target: the prediction that is explained.
         free: positions that a method may erase: no special tokens (their scores are 0 where tokens are erased).
+        answer: for an encoder-decoder, tensor [token]: what the decoder writes; it reads the same one token later.
     """
 
     model: object
@@ -32,6 +37,7 @@ class Reading:
     pieces: list
     target: Target | None
     free: list[int]
+    answer: object = None
 
     @property
     def tokens(self) -> list[str]:
@@ -40,7 +46,12 @@ class Reading:
 
     def embeddings(self):
         """Return the input embeddings of the text, tensor [token, d_model], outside of any graph."""
-        return self.model.get_input_embeddings()(self.ids)[0].detach()
+        return self._embedding()(self.ids)[0].detach()
+
+    def _embedding(self):
+        """The module that makes embeddings of the text's ids; in an encoder-decoder that of the encoder."""
+        two = self.model.config.is_encoder_decoder
+        return (self.model.get_encoder() if two else self.model).get_input_embeddings()
 
     def baseline(self, kind="mean"):
         """Return what an erased token is replaced by, tensor [d_model].
@@ -49,7 +60,8 @@ class Reading:
             kind: "mean" is the mean of all embeddings, which is no word; "zero" is the zero vector; a whole number is the
                 id of a token, such as the mask of BERT.
         """
-        matrix = self.model.get_input_embeddings().weight.detach()
+        module = self._embedding()
+        matrix = module.weight.detach() * float(getattr(module, "embed_scale", 1))  # some modules multiply what they look up
         if kind == "mean":
             return matrix.mean(0)
         if kind == "zero":
@@ -63,12 +75,17 @@ class Reading:
         import torch
 
         n_rows = 1 if embeddings is None else len(embeddings)
-        inputs = {"input_ids": self.ids} if embeddings is None else {"inputs_embeds": embeddings}
-        inputs["attention_mask"] = torch.ones(n_rows, self.ids.shape[1], dtype=torch.long, device=self.ids.device)
+        inputs = {"attention_mask": torch.ones(n_rows, self.ids.shape[1], dtype=torch.long, device=self.ids.device)}
         if self.type_ids is not None:
             inputs["token_type_ids"] = self.type_ids.expand(n_rows, -1)
         if getattr(self.model.config, "use_cache", None) is not None:
             inputs["use_cache"] = False
+        if self.model.config.is_encoder_decoder:
+            inputs["input_ids"] = self.ids.expand(n_rows, -1)
+            inputs["decoder_input_ids"] = shifted(self.model, self.answer.tolist()).expand(n_rows, -1)
+            with _in_place_of(self._embedding(), embeddings):
+                return self.model(**inputs, **options)
+        inputs |= {"input_ids": self.ids} if embeddings is None else {"inputs_embeds": embeddings}
         return self.model(**inputs, **options)
 
     def number(self, logits, output: str = "logprob"):
@@ -76,13 +93,18 @@ class Reading:
 
         Args:
             output: "logprob" (natural logarithm of the probability), "prob", or "logit" (which also holds a constant that the
-                softmax ignores and a gradient does not).
+                softmax ignores and a gradient does not). For a whole text "logprob" and "logit" are sums over its tokens, and
+                "prob" is a product.
         """
         if output not in OUTPUTS:
             raise ValueError(f"output must be one of {', '.join(OUTPUTS)}; got {output!r}")
         if logits.ndim != 3:
             raise ValueError(f"{type(self.model).__name__} gives no logits for each token (shape {tuple(logits.shape)}); "
                              "explain needs a language model, such as ...ForCausalLM or ...ForMaskedLM")
+        if self.target.position is None:
+            rows = logits.float() if output == "logit" else logits.float().log_softmax(-1)
+            total = rows.gather(-1, self.answer.expand(len(rows), -1)[..., None])[..., 0].sum(-1)
+            return total.exp() if output == "prob" else total
         row = logits[:, self.target.position].float()
         row = row if output == "logit" else row.log_softmax(-1) if output == "logprob" else row.softmax(-1)
         score = row[:, self.target.token]
@@ -112,7 +134,26 @@ class Reading:
         """How many variants of this text may be read at once."""
         config = self.model.config
         size = getattr(config, "vocab_size", None) or config.get_text_config().vocab_size
-        return max(1, min(64, _CELLS // (self.ids.shape[1] * size)))
+        length = max(self.ids.shape[1], 0 if self.answer is None else len(self.answer))
+        return max(1, min(64, _CELLS // (length * size)))
+
+
+@contextlib.contextmanager
+def _in_place_of(module, embeddings):
+    """Let the first call of an embedding module return these embeddings: the encoder reads before the decoder does.
+
+    Handing them over as `inputs_embeds` would leave out what some encoders do to them (Marian multiplies by a constant), and
+    encoder and decoder may share the module.
+    """
+    if embeddings is None:
+        yield
+        return
+    left = [embeddings]
+    handle = module.register_forward_hook(lambda module, inputs, made: left.pop() if left else made)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def read(lm, text: str, target=None, *, wants_target: bool = True) -> Reading:
@@ -123,7 +164,9 @@ def read(lm, text: str, target=None, *, wants_target: bool = True) -> Reading:
         text: the text to read.
         target: None for the model's own first choice after the last token (at the mask, for models such as BERT); a
             candidate (text of one token, or its id as `(position, id)`); `(position, candidate)`;
-            `(position, candidate, other candidate)` for the difference of two; or a `Target`.
+            `(position, candidate, other candidate)` for the difference of two; or a `Target`. For an encoder-decoder the text
+            that its decoder writes: all of it; or `(text, number)` for one of its tokens, given those before it, or
+            `(text, number, other candidate)`.
 
     Raises:
         TypeError, ValueError: what is no text or no model, a position or token that is not there.
@@ -134,19 +177,46 @@ def read(lm, text: str, target=None, *, wants_target: bool = True) -> Reading:
     if isinstance(text, str) and not text.strip():
         raise ValueError("text is empty (or only spaces), so there is nothing to explain; write at least one word "
                          "/ 文本为空，请至少写一个词")
+    _check_weights(model)
     encoding = _tokens.encode(tokenizer, text)
-    pieces = _tokens.pieces(tokenizer, text)
     _check_length(model, len(encoding.ids))
+    pieces = _tokens.pieces_of(tokenizer, encoding, text)
     device = next(model.parameters()).device
     ids = torch.tensor([encoding.ids], device=device)
-    types = torch.tensor([encoding.type_ids], device=device) if "token_type_ids" in tokenizer.model_input_names else None
+    two = model.config.is_encoder_decoder
+    names = getattr(tokenizer, "model_input_names", ())
+    types = torch.tensor([encoding.type_ids], device=device) if "token_type_ids" in names and not two else None
     free = [i for i, piece in enumerate(pieces) if not piece.special]
     if not free:
         raise ValueError("there are only special tokens in this text, so there is nothing to explain")
     reading = Reading(model, ids, types, pieces, None, free)
     if not wants_target:
         return reading
+    if two:
+        target, answer = _settle_written(model, tokenizer, target)
+        return Reading(model, ids, types, pieces, target, free, torch.tensor(answer, device=device))
     return Reading(model, ids, types, pieces, _settle(reading, tokenizer, target), free)
+
+
+def _settle_written(model, tokenizer, target) -> tuple[Target, list[int]]:
+    """The `Target` of an encoder-decoder, and the ids that its decoder writes."""
+    if isinstance(target, Target):
+        parts = (target.written, target.position, target.against)
+    else:
+        parts = (*target, None, None)[:3] if isinstance(target, tuple | list) and len(target) in (1, 2, 3) else (target, None, None)
+    written, position, against = parts
+    if not isinstance(written, str) or not written.strip():
+        raise ValueError(f"{type(model).__name__} is an encoder-decoder: give target='...', the text that its decoder writes, to explain "
+                         f"all of it, or target=('...', k) for its token k; got {target!r} / 这是编码器—解码器模型：请用 target='...' "
+                         "给出译文（解释整段），或用 target=('...', k) 指定其中第 k 个词元")
+    ids = _tokens.encode(tokenizer, written, target=True).ids
+    _check_length(model, len(ids))
+    if position is None:
+        return Target(None, None, written=written), ids
+    if isinstance(position, bool) or not isinstance(position, int) or not -len(ids) <= position < len(ids):
+        raise ValueError(f"the number of a token of {written!r} must be a whole number below {len(ids)}; got {position!r}")
+    token = ids[position]
+    return Target(position % len(ids), token, _name(tokenizer, token), _token(tokenizer, model, against), written), ids
 
 
 def _settle(reading: Reading, tokenizer, target) -> Target:
@@ -197,6 +267,7 @@ def _token(tokenizer, model, token) -> int | None:
     if token is None:
         return None
     if isinstance(token, str):
+        _tokens.encode(tokenizer, token)  # refuses half characters with a reason
         ids = tokenizer(token, add_special_tokens=False)["input_ids"]
         if len(ids) != 1:
             raise ValueError(f"a target is one token, and {token!r} is {len(ids)}; give its first token, and mind the space "
@@ -235,16 +306,37 @@ def eager(model):
 def _check_lm(lm):
     if not (hasattr(lm, "model") and hasattr(lm, "tokenizer")):
         raise TypeError(f"lm must be what llmtutor.load returns (with .model and .tokenizer); got {type(lm).__name__}")
-    if lm.model.config.is_encoder_decoder:
-        raise ValueError(f"{type(lm.model).__name__} is an encoder-decoder, which explain does not read; use a decoder-only "
-                         "(GPT) or encoder-only (BERT) model")
     return lm.model, lm.tokenizer
+
+
+def _check_weights(model) -> None:
+    """Refuse weights that are NaN or infinite: a fused attention kernel can turn them into ordinary numbers that mean nothing."""
+    import torch
+
+    broken = [name for name, weight in model.named_parameters() if not bool(weight.detach().sum(dtype=torch.float32).isfinite())]
+    if broken:
+        raise ValueError(f"{type(model).__name__} holds weights that are not finite (NaN or infinite), such as {broken[0]!r}, so nothing can be "
+                         "explained; [name for name, p in lm.model.named_parameters() if not p.isfinite().all()] lists them; load the model "
+                         "again / 模型的权重里有 NaN 或无穷大，无法解释；请重新加载模型")
+
+
+def one_stack(lm, what: str, instead: str) -> None:
+    """Refuse a model of two stacks, with the reason.
+
+    Args:
+        what: the method.
+        instead: what works for such a model.
+    """
+    if hasattr(lm, "model") and lm.model.config.is_encoder_decoder:
+        raise ValueError(f"{what} follows one stack of layers from the first token to the prediction, and {type(lm.model).__name__} has two "
+                         f"(encoder and decoder, joined by cross-attention), so it does not apply. Use {instead} / "
+                         f"此方法要求模型只有一个层栈，而 {type(lm.model).__name__} 有编码器和解码器两个，因此不适用")
 
 
 def _check_length(model, n_tokens: int) -> None:
     if n_tokens == 0:
         raise ValueError("the tokenizer made no tokens of this text, so there is nothing to explain")
-    context = getattr(model.config, "max_position_embeddings", None)
-    if context is not None and n_tokens > context:
+    context = getattr(model.config, "max_position_embeddings", None) or MAX_TOKENS  # T5 has no limit of its own
+    if n_tokens > context:
         raise ValueError(f"the text is {n_tokens:,} tokens long, and the model can read at most {context:,}; shorten the "
-                         f"text / 文本有 {n_tokens:,} 个词元，模型最多读 {context:,} 个，请缩短文本")
+                         f"text / 文本有 {n_tokens:,} 个词元，最多 {context:,} 个，请缩短文本")
