@@ -120,6 +120,8 @@ def _normal_outputs(cell: dict) -> list[dict]:
                 continue
         if output["output_type"] == "execute_result":
             output["execution_count"] = cell.get("execution_count")
+        if output["output_type"] == "error":  # the places in a traceback are paths of this machine; what went wrong stays
+            output["traceback"] = [f"{output['ename']}: {output['evalue']}"]
         last = outputs[-1] if outputs else {}
         if output["output_type"] == "stream" and output["name"] == last.get("name"):
             last["text"] += output["text"]

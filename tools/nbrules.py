@@ -321,11 +321,12 @@ def counts(page: Page) -> list[str]:
 
 
 def clean_outputs(page: Page) -> list[str]:
-    """No output holds stderr text, an error, or an object's address, which would differ at the next run."""
+    """No output holds stderr text, an error (unless the cell is tagged "raises-exception"), or an object's address."""
     problems = []
     for cell in page.code:
         for output in cell["outputs"]:
-            if output.get("name") == "stderr" or output["output_type"] == "error":
+            meant = output["output_type"] == "error" and "raises-exception" in nbfile.tags(cell)
+            if not meant and (output.get("name") == "stderr" or output["output_type"] == "error"):
                 problems.append(
                     f"cell {cell['id']} shows {output.get('name') or output.get('ename')}: "
                     f"{output.get('text', '')[:80]!r}"
