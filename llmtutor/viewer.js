@@ -1,356 +1,121 @@
 // The attention explorer. Python (viewer.py) hands over tokens and packed weights; everything else happens here.
 //
-// In a notebook anywidget calls `render`; in a saved page the last line of the script calls `openPage`. Nothing is
-// fetched, tokens only ever become text, and all elements and styles live in a shadow root, so that neither the page
-// nor a second explorer is disturbed. Row = query = the token that looks; column = key = the token looked at.
-
-// ---- Weights ---------------------------------------------------------------------------------------------------
-
-// Read zlib data with what every browser has had since 2023.
-export async function inflate(bytes) {
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
-  return new Uint8Array(await new Response(stream).arrayBuffer());
-}
-
-export function fromBase64(text) {
-  if (Uint8Array.fromBase64) return Uint8Array.fromBase64(text);
-  const letters = atob(text);
-  const bytes = new Uint8Array(letters.length);
-  for (let i = 0; i < letters.length; i++) bytes[i] = letters.charCodeAt(i);
-  return bytes;
-}
-
-// The weight that a code stands for; codes between two whole ones tell where a code begins and ends.
-export function weightOf(code, fineness) {
-  const edge = fineness / 255;
-  const joint = fineness * edge;
-  return code <= joint ? (code / fineness) ** 2 : edge * edge + (code - joint) / 127.5;
-}
-
-// All weights of all heads, as bytes; a causal map holds only its lower triangle.
-export class Maps {
-  constructor({ shape, causal, nan, whole, fineness }, raw) {
-    [this.nLayers, this.nHeads, this.nQueries, this.nKeys] = shape;
-    this.causal = causal;
-    this.whole = whole;
-    this.raw = raw;
-    this.perMap = this.rowStart(this.nQueries);
-    this.count = this.nLayers * this.nHeads * this.perMap;
-    const bits = nan ? this.nLayers * Math.ceil((this.nHeads * this.perMap) / 8) : 0;
-    if (raw.length !== this.count + bits) throw new Error(`wanted ${this.count + bits} bytes of weights, got ${raw.length}`);
-    this.nan = nan;
-    const codes = [...Array(256).keys()];
-    this.weights = Float32Array.from(codes, (code) => weightOf(code, fineness));
-    this.errors = Float32Array.from(codes, (code) => weightOf(code + 0.5, fineness) - weightOf(code, fineness));
-  }
-
-  // How many keys a query may look at.
-  rowLength(query) {
-    return this.causal ? query + 1 + this.nKeys - this.nQueries : this.nKeys;
-  }
-
-  // Where a query's row begins within its map.
-  rowStart(query) {
-    return this.causal ? query * (this.nKeys - this.nQueries) + (query * (query + 1)) / 2 : query * this.nKeys;
-  }
-
-  mapStart(layer, head) {
-    return (layer * this.nHeads + head) * this.perMap;
-  }
-
-  isNaN(layer, at) {
-    if (!this.nan) return false;
-    const bytes = Math.ceil((this.nHeads * this.perMap) / 8);
-    const place = at - layer * this.nHeads * this.perMap;
-    return (this.raw[this.count + layer * bytes + (place >> 3)] >> (7 - (place & 7))) & 1;
-  }
-
-  // One weight: NaN where it was NaN, 0 where the mask forbids it.
-  at(layer, head, query, key) {
-    if (key >= this.rowLength(query)) return 0;
-    const place = this.mapStart(layer, head) + this.rowStart(query) + key;
-    return this.isNaN(layer, place) ? NaN : this.weights[this.raw[place]];
-  }
-
-  errorAt(layer, head, query, key) {
-    return key >= this.rowLength(query) ? 0 : this.errors[this.raw[this.mapStart(layer, head) + this.rowStart(query) + key]];
-  }
-
-  // The map of one or several heads as Float32Array [query * nKeys + key]. Keys in `hidden` are left out and the rest of
-  // each row is scaled to 1, head by head; `shares[query]` says how much was hidden, on average over the heads, and
-  // `scalings[query * heads + number]` by what each row was scaled.
-  view(layer, heads, combine = "mean", hidden = []) {
-    const { nQueries, nKeys } = this;
-    const weights = new Float32Array(nQueries * nKeys);
-    const shares = new Float32Array(nQueries);
-    const scalings = [];
-    const part = combine === "max" ? 1 : 1 / heads.length;
-    const { raw, nan, weights: known } = this;
-    for (const [number, head] of heads.entries()) {
-      for (let query = 0; query < nQueries; query++) {
-        const start = this.mapStart(layer, head) + this.rowStart(query);
-        const length = this.rowLength(query);
-        const scaling = this.scaling(layer, start, length, hidden);
-        shares[query] += scaling.share / heads.length;
-        scalings[query * heads.length + number] = scaling;
-        const { scale } = scaling;
-        const first = query * nKeys;
-        for (let key = 0; key < length; key++) {
-          let weight = Math.min(1, known[raw[start + key]] * scale);
-          if (nan && this.isNaN(layer, start + key)) weight = NaN;
-          if (combine === "mean" || !number) weights[first + key] += weight * part;
-          else weights[first + key] = Math.max(weights[first + key], weight);
-        }
-        for (const key of hidden) if (key < length) weights[first + key] = 0;
-      }
-    }
-    return { weights, shares, scalings };
-  }
-
-  // A map made small: at most side x side cells, each the largest weight in it, so that a thin line does not vanish.
-  // It reads the codes themselves, as there may be millions: in one row a larger code is a larger weight.
-  small(layer, head, side, hidden = []) {
-    const { nQueries, nKeys } = this;
-    const rows = Math.min(side, nQueries);
-    const columns = Math.min(side, nKeys);
-    const small = new Float32Array(rows * columns);
-    const firsts = Array.from({ length: columns + 1 }, (_, i) => Math.ceil((i * nKeys) / columns)); // of the keys of a column
-    const { raw, nan } = this;
-    for (let query = 0; query < nQueries; query++) {
-      const start = this.mapStart(layer, head) + this.rowStart(query);
-      const length = this.rowLength(query);
-      const { scale } = this.scaling(layer, start, length, hidden);
-      const to = Math.floor((query * rows) / nQueries) * columns;
-      for (let i = 0; i < columns && firsts[i] < length; i++) {
-        const end = start + Math.min(firsts[i + 1], length);
-        let largest = 0;
-        for (let at = start + firsts[i]; at < end; at++) {
-          if (raw[at] > largest && !(hidden.length && hidden.includes(at - start))) largest = raw[at];
-          if (nan && this.isNaN(layer, at)) small[to + i] = NaN;
-        }
-        const weight = Math.min(1, this.weights[largest] * scale);
-        if (weight > small[to + i]) small[to + i] = weight; // NaN, once there, stays
-      }
-    }
-    return { small, rows, columns };
-  }
-
-  // By what to multiply a row so that what is not hidden sums to 1, how much is hidden, and how far off the sum of the
-  // rest may be. Where rows are known to sum to 1, the rest is what the hidden keys leave: only their errors count.
-  scaling(layer, start, length, hidden) {
-    if (!hidden.length) return { scale: 1, share: 0, slack: 0 };
-    let [share, rest, hiddenError, restError] = [0, 0, 0, 0];
-    for (const key of hidden) {
-      if (key >= length || this.isNaN(layer, start + key)) continue;
-      share += this.weights[this.raw[start + key]];
-      hiddenError += this.errors[this.raw[start + key]];
-    }
-    if (this.whole) [rest, restError] = [1 - share, hiddenError];
-    else {
-      for (let key = 0; key < length; key++) {
-        if (hidden.includes(key) || this.isNaN(layer, start + key)) continue;
-        rest += this.weights[this.raw[start + key]];
-        restError += this.errors[this.raw[start + key]];
-      }
-    }
-    const nothingLeft = this.whole ? rest <= restError : rest <= 0;
-    return nothingLeft ? { scale: 0, share, slack: 0 } : { scale: 1 / rest, share, slack: restError };
-  }
-
-  // The query from which on means are taken: in a causal map of one text the first query has no choice.
-  get firstFree() {
-    return this.causal && this.nKeys === this.nQueries && this.nQueries > 1 ? 1 : 0;
-  }
-
-  // Mean share of a head's attention that goes to the first key.
-  firstShare(layer, head) {
-    const from = this.firstFree;
-    let sum = 0;
-    for (let query = from; query < this.nQueries; query++) sum += this.at(layer, head, query, 0) || 0;
-    return sum / (this.nQueries - from);
-  }
-}
-
-// 1 for the largest value; equal values share a rank.
-export function rankOf(values, index) {
-  let rank = 1;
-  for (const value of values) if (value > values[index]) rank++;
-  return rank;
-}
-
-// ---- Colours ---------------------------------------------------------------------------------------------------
-
-// One hue, its lightness rising or falling steadily: it reads the same for colour-blind eyes and in grey.
-const RAMPS = {
-  light: [[255, 255, 255], [158, 202, 225], [49, 130, 189], [8, 48, 107]],
-  dark: [[22, 27, 34], [28, 84, 134], [79, 165, 214], [232, 246, 255]],
-};
-const MASKED = { light: [228, 228, 228], dark: [48, 54, 61] };
-const NAN = [217, 95, 2];
-
-export function rampColours(theme) {
-  const stops = RAMPS[theme];
-  return Array.from({ length: 256 }, (_, i) => {
-    const t = (i / 255) * (stops.length - 1);
-    const at = Math.min(stops.length - 2, Math.floor(t));
-    return stops[at].map((from, channel) => Math.round(from + (stops[at + 1][channel] - from) * (t - at)));
-  });
-}
-
-// Which of the 256 colours a weight gets: a function for many weights, and for one. Map, text and legend all ask here.
-export function colourScale(top, shade) {
-  const root = shade === "sqrt";
-  const factor = 255 / (root ? Math.sqrt(top) : top);
-  return (weight) => Math.min(255, ((root ? Math.sqrt(weight) : weight) * factor + 0.5) | 0);
-}
-export const colourIndex = (weight, top, shade) => colourScale(top, shade)(weight);
-
-const css = (rgb) => `rgb(${rgb.join(",")})`;
-const isDark = (rgb) => 0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2] < 140;
-
-// ---- Words -----------------------------------------------------------------------------------------------------
-
-const WORDS = {
-  en: {
-    layer: "Layer", heads: "Heads", allHeads: "all heads of this layer", overview: "All heads",
-    overviewHelp: "Row: layer. Column: head. Bar: share on the first token. Click one; Shift+click adds a head of the same layer.",
-    overviewKeys: "Overview of all heads. Arrow keys change layer and head; Shift with left or right adds a head.",
-    view: "View", matrix: "Matrix", lines: "Lines", text: "Text",
-    read: "Read", bySide: { query: "what a token looks at", key: "who looks at a token" },
-    combine: "Several heads", mean: "average", max: "maximum", shade: "Shade", sqrt: "square root", linear: "linear",
-    threshold: "Hide below", sink: "Attention sink", hideNone: "shown", hideFirst: "hide first token", hideSpecial: "hide special tokens",
-    query: "query", key: "key", queryLooks: "query (looks)", keyLooked: "key (looked at)",
-    axes: "Row: query, the token that looks. Column: key, the token looked at.",
-    detailKeys: "Attention map. Up and down pin a query, left and right move along the keys, Escape unpins.",
-    linesKeys: "Two columns of tokens. Arrow keys pin a token, Escape unpins.",
-    stripKeys: (side) => `Tokens as ${side === "query" ? "queries (they look)" : "keys (they are looked at)"}. Arrow keys pin a token, Escape unpins.`,
-    pair: (q, k) => `query ${q} looks at key ${k}`, weight: (w, e) => `weight ${w} ± ${e}`, rank: (r, n) => `rank ${r} of ${n}`,
-    ofRow: "among the keys of this query", ofColumn: "among the queries of this key",
-    masked: "masked: a later token cannot be looked at", hidden: "hidden", isNaN: "not a number (NaN)",
-    looksAt: (q) => `What query ${q} looks at`, lookedBy: (k) => `Who looks at key ${k}`, token: "token", weightName: "weight",
-    rankName: "rank",
-    firstShare: (t, s) => `The first token ${t} gets ${s} of the attention on average.`,
-    hiddenShare: (keys, s) => `Hidden: ${keys}, on average ${s} of the attention; the rest of each row is scaled to 1.`,
-    hiddenHere: (s) => `Hidden from this query: ${s}.`,
-    below: (t) => `below ${t}: not drawn`, maskedName: "masked", hint: "Click a token to pin it. Escape unpins.",
-    more: (n) => `and ${n} more`,
-    cut: (n) => `Only the ${n} strongest lines are drawn.`, unpin: "Unpin (Esc)",
-    bound: (b) => `Stored with one byte each; no weight is off by more than ${b}.`,
-    failed: "The explorer could not start",
-  },
-  zh: {
-    layer: "层", heads: "头", allHeads: "本层全部头", overview: "全部注意力头",
-    overviewHelp: "行：层；列：头；短条：分给首个词元的比例。点击选择；按住 Shift 点击可加选同层的头。",
-    overviewKeys: "全部注意力头。方向键切换层和头；Shift 加左右键可加选。",
-    view: "视图", matrix: "矩阵", lines: "连线", text: "文本", read: "读法", bySide: { query: "词元在看谁", key: "谁在看词元" },
-    combine: "多个头", mean: "平均", max: "最大", shade: "着色", sqrt: "平方根", linear: "线性",
-    threshold: "隐藏小于", sink: "注意力汇聚", hideNone: "显示", hideFirst: "隐藏首个词元", hideSpecial: "隐藏特殊词元",
-    query: "查询", key: "键", queryLooks: "查询（在看）", keyLooked: "键（被看）",
-    axes: "行：查询，即在看的词元；列：键，即被看的词元。",
-    detailKeys: "注意力图。上下键固定查询，左右键在键之间移动，Esc 取消固定。",
-    linesKeys: "两列词元。方向键固定词元，Esc 取消固定。",
-    stripKeys: (side) => `词元作为${side === "query" ? "查询（在看）" : "键（被看）"}。方向键固定词元，Esc 取消固定。`,
-    pair: (q, k) => `查询 ${q} 看键 ${k}`, weight: (w, e) => `权重 ${w} ± ${e}`, rank: (r, n) => `第 ${r} 位，共 ${n} 位`,
-    ofRow: "在该查询的各键中", ofColumn: "在该键的各查询中", masked: "被掩码遮住：不能看后面的词元", hidden: "已隐藏", isNaN: "不是数（NaN）",
-    looksAt: (q) => `查询 ${q} 看了哪些键`, lookedBy: (k) => `哪些查询在看键 ${k}`, token: "词元", weightName: "权重", rankName: "名次",
-    firstShare: (t, s) => `首个词元 ${t} 平均得到 ${s} 的注意力。`,
-    hiddenShare: (keys, s) => `已隐藏 ${keys}，平均占注意力的 ${s}；每行其余权重按比例放大到和为 1。`, hiddenHere: (s) => `此查询隐藏了 ${s}。`,
-    below: (t) => `小于 ${t} 的不画`, maskedName: "掩码", hint: "点击词元即可固定，Esc 取消。", more: (n) => `另有 ${n} 行`,
-    cut: (n) => `只画最强的 ${n} 条线。`, unpin: "取消固定（Esc）", bound: (b) => `每个权重存为一个字节，误差不超过 ${b}。`,
-    failed: "浏览器视图无法启动",
-  },
-};
-
-// A token in at most so many columns; a Chinese character takes two.
-export function shorten(token, width) {
-  let used = 0;
-  let kept = "";
-  for (const char of token) {
-    used += /[\u1100-\u115f\u2e80-\uffdc]|[\u{1f300}-\u{3ffff}]/u.test(char) ? 2 : 1;
-    if (used > width) return kept + "…";
-    kept += char;
-  }
-  return kept;
-}
-
-export const percent = (share) => `${(100 * share).toFixed(share > 0 && share < 0.1 ? 1 : 0)} %`;
-
-// A weight with as many digits as its error allows, and the error: rounded up, as it is a bound, what the digits cut included.
-export function withError(weight, error) {
-  const digits = Math.min(5, Math.max(2, Math.ceil(-Math.log10(Math.max(error, 1e-9)))));
-  const unit = 10 ** -digits;
-  return [weight.toFixed(digits), (Math.ceil(error / unit + 0.5) * unit).toFixed(digits)];
-}
-
-// Make an element; text is always text, never markup.
-function h(tag, options = {}, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(options)) {
-    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
-    else if (name === "class") element.className = value;
-    else if (name in element && typeof value === "boolean") element[name] = value;
-    else element.setAttribute(name, value);
-  }
-  element.append(...children);
-  return element;
-}
-
-// A canvas of a size in CSS pixels, sharp on any screen; returns the context to draw with.
-function sized(canvas, width, height) {
-  const ratio = Math.min(window.devicePixelRatio || 1, 16000 / Math.max(width, height, 1));
-  canvas.width = Math.max(1, Math.round(width * ratio));
-  canvas.height = Math.max(1, Math.round(height * ratio));
-  canvas.style.width = `${width}px`;
-  canvas.style.height = `${height}px`;
-  const context = canvas.getContext("2d");
-  context.scale(ratio, ratio);
-  return context;
-}
-
-// Room for the longest of some labels, in CSS pixels.
-function widest(tokens) {
-  const context = document.createElement("canvas").getContext("2d");
-  context.font = `14px ${FONT}`;
-  return Math.min(120, Math.max(...tokens.map((token) => context.measureText(shorten(token, 14)).width)) + 12);
-}
-
-const FONT = 'system-ui, "Noto Sans CJK SC", "PingFang SC", "Microsoft YaHei", "WenQuanYi Micro Hei", sans-serif';
-const MAX_LINES = 3000;
-const MAX_ROWS = 100; // of the table
+// One module in four files, which viewer.py puts one after the other: viewer_data.js (weights, colours, helpers),
+// viewer_words.js (what it says), viewer_panels.js (figures, live model, other explanations) and this one. In a notebook
+// anywidget calls `render`; in a saved page the last line of the script calls `openPage`. Nothing is fetched, tokens only
+// ever become text, and all elements and styles live in a shadow root, so that neither the page nor a second explorer is
+// disturbed. Row = query = the token that looks; column = key = the token looked at.
 
 // ---- The explorer ----------------------------------------------------------------------------------------------
 
 // `state` has get(name), set(changes) and listen(callback), so that a kernel or nobody may stand behind it.
 class Explorer {
-  constructor(element, about, maps, state) {
-    Object.assign(this, { about, maps, state, element });
-    this.keyTokens = about.key_tokens || about.tokens;
-    this.crossed = Boolean(about.key_tokens);
+  // What is shown is one sheet: the maps of one stack (self, encoder, decoder, cross) over one unit (tokens, characters, words).
+  constructor(element, about, packed, state) {
+    Object.assign(this, { about, packed, state, element });
     this.side = state.get("key") === null ? "query" : "key";
     this.hover = null; // {query, key}, either may be null
+    this.opened = new Map(); // sheet -> its maps
     this.cleanUps = [];
+  }
+
+  async start() {
+    const sheet = this.wantedSheet;
+    this.use(sheet, await this.mapsOf(sheet));
     this.watchTheme();
     this.build();
+    this.fillSheet();
+    await this.vision.read();
     this.watchSize();
-    this.cleanUps.push(state.listen((names) => this.changed(names)));
+    this.cleanUps.push(this.state.listen((names) => this.changed(names)));
     this.changed(["lang"]);
+    return this;
   }
 
   close() {
+    this.closed = true;
+    this.live.close();
     cancelAnimationFrame(this.frame);
     for (const cleanUp of this.cleanUps) cleanUp();
+    this.opened.clear();
+    this.element.shadowRoot?.replaceChildren();
     this.element.replaceChildren();
+  }
+
+  // -- the sheet
+
+  get part() { return this.about.parts.find((part) => part.name === this.state.get("part")) || this.about.parts[0]; }
+  get wantedSheet() { return this.part.units[this.state.get("unit")] || this.part.units.tokens; }
+
+  async mapsOf(sheet) {
+    if (!this.opened.has(sheet)) this.opened.set(sheet, new Maps(sheet, await inflate(this.packed.subarray(...sheet.bytes))));
+    return this.opened.get(sheet);
+  }
+
+  use(sheet, maps) {
+    Object.assign(this, { sheet, maps, keyTokens: sheet.key_tokens || sheet.tokens, crossed: Boolean(sheet.key_tokens) });
+    Object.assign(this, { pooled: null, grid: null, margins: null, hover: null });
+  }
+
+  // Other maps: take along the layer, the heads and the pinned token where they have them.
+  chooseSheet(part, unit) {
+    const units = this.about.parts.find((one) => one.name === part).units;
+    const next = units[unit] || units.tokens;
+    const { state, sheet } = this;
+    const heads = state.get("heads").filter((head) => next.heads.includes(head));
+    const pinned = state.get(this.side);
+    let pin = { query: next.tokens.length - 1, key: null };
+    if (part === state.get("part")) { // the same text, in other units
+      const starts = (one) => one[this.side === "query" ? "first" : "key_first"];
+      const moved = pinned === null ? null : groupOf(starts(next), firstOf(starts(sheet), pinned));
+      pin = { query: null, key: null, [this.side]: moved };
+    }
+    this.set({ part, unit: units[unit] ? unit : "tokens", layer: next.layers.includes(state.get("layer")) ? state.get("layer") : next.layers[0],
+      heads: heads.length ? heads : next.heads.slice(0, 1), ...pin });
+  }
+
+  async load(sheet) {
+    const maps = await this.mapsOf(sheet);
+    if (this.closed || sheet !== this.wantedSheet) return;
+    this.use(sheet, maps);
+    this.fillSheet();
+    this.changed(["lang"]);
+  }
+
+  // Ask for the map of a head that has not come yet. One at a time: who clicks fast waits for the last one only.
+  async fetchMap(layer, head) {
+    if (this.fetching) return;
+    this.fetching = true;
+    this.status.textContent = this.t.fetching;
+    const { sheet, maps } = this;
+    try {
+      const { content, buffers } = await this.state.ask("maps", { part: this.part.name, unit: this.unit, at: [layer, head], causal: maps.causal });
+      maps.fill(layer, head, await inflate(bytesOf(buffers[0])), content.nan);
+    } catch (error) {
+      this.status.textContent = error.message;
+      return;
+    } finally {
+      this.fetching = false;
+    }
+    if (!this.closed && this.sheet === sheet) this.changed(["layer"]);
   }
 
   // -- what is shown
 
   get t() { return WORDS[this.state.get("lang")] || WORDS.en; }
-  get layerAt() { return this.about.layers.indexOf(this.state.get("layer")); }
-  get headsAt() { return this.state.get("heads").map((head) => this.about.heads.indexOf(head)); }
+  get unit() { return this.part.units[this.state.get("unit")] ? this.state.get("unit") : "tokens"; }
+  get layerAt() { return this.sheet.layers.indexOf(this.state.get("layer")); }
+  get headsAt() { return this.state.get("heads").map((head) => this.sheet.heads.indexOf(head)); }
   get hidden() {
-    const hide = this.state.get("hide");
-    return hide === "first" ? [0] : hide === "special" ? [...new Set([0, ...this.about.special])] : [];
+    const hide = this.sheet.signed ? "none" : this.state.get("hide"); // the rest of a difference cannot be scaled to 1
+    return hide === "first" ? [0] : hide === "special" ? [...new Set([0, ...this.sheet.special])] : [];
   }
+
+  // The names of a head, such as "pronoun", and what a head is called with them.
+  namesOf(layer, head) {
+    return Object.entries(this.sheet.names).filter(([, rows]) => rows.some((row) => row[0] === layer && row[1] === head)).map(([kind]) => this.kind(kind));
+  }
+  kind(name) { return this.t.kinds[name] || name; }
 
   // The pinned token, or else the one under the pointer: an index on the side that is read.
   get active() {
@@ -358,7 +123,7 @@ class Explorer {
     return pinned !== null ? pinned : this.hover ? this.hover[this.side] : null;
   }
 
-  tokensOf(side) { return side === "query" ? this.about.tokens : this.keyTokens; }
+  tokensOf(side) { return side === "query" ? this.sheet.tokens : this.keyTokens; }
   name(side, index, width = 24) { return `“\u2068${shorten(this.tokensOf(side)[index], width)}\u2069” (${index})`; }
 
   weight(query, key) { return this.current.weights[query * this.maps.nKeys + key]; }
@@ -404,19 +169,31 @@ class Explorer {
 
   changed(names) {
     const some = (...wanted) => wanted.some((name) => names.includes(name));
+    if (this.closed) return;
+    if (this.wantedSheet !== this.sheet) {
+      this.load(this.wantedSheet);
+      return;
+    }
     if (this.state.get("query") !== null) this.side = "query";
     if (this.state.get("key") !== null) this.side = "key";
-    if (some("layer", "heads", "combine", "hide", "lang")) {
+    const missing = this.maps.lacks(this.layerAt, this.headsAt);
+    if (missing === undefined && some("layer", "heads", "combine", "hide", "lang")) {
       this.current = this.maps.view(this.layerAt, this.headsAt, this.state.get("combine"), this.hidden);
       let top = 0;
-      for (const weight of this.current.weights) if (weight > top) top = weight;
+      for (const weight of this.current.weights) if (Math.abs(weight) > top) top = Math.abs(weight);
       this.top = top || 1;
     }
+    if (some("lang", "theme")) this.colours = rampColours(this.theme, this.sheet.signed);
     if (some("lang")) this.writeLabels();
     this.showControls();
     if (some("shade", "hide", "lang", "theme")) this.paintThumbs();
     if (some("lang", "size", "mode")) this.measure();
     this.drawOverview();
+    this.detail.classList.toggle("waiting", missing !== undefined);
+    if (missing !== undefined) {
+      this.fetchMap(this.layerAt, missing);
+      return;
+    }
     if (some("layer", "heads", "combine", "hide", "lang", "shade", "theme", "threshold", "mode", "size")) this.drawDetail();
     this.drawLegend();
     this.drawActive();
@@ -457,15 +234,18 @@ class Explorer {
       h("span", { class: "buttons" }, ...buttons)), (t, element) => element.setAttribute("aria-label", t[word]));
     const { about } = this;
 
-    this.layerSelect = h("select", { onchange: () => this.set({ layer: Number(this.layerSelect.value) }) },
-      ...about.layers.map((layer) => h("option", { value: layer }, String(layer))));
-    this.headSelect = h("select", { onchange: () => this.set({ heads: this.headSelect.value === "all" ? [...about.heads] : [Number(this.headSelect.value)] }) },
-      ...about.heads.map((head) => h("option", { value: head }, String(head))), say(h("option", { value: "all" }), (t) => t.allHeads),
-      (this.severalOption = h("option", { value: "several", hidden: true, disabled: true })));
+    this.partSelect = h("select", { class: "part", onchange: () => this.chooseSheet(this.partSelect.value, this.state.get("unit")) },
+      ...about.parts.map(({ name }) => say(h("option", { value: name }), (t) => t.parts[name])));
+    this.unitSelect = h("select", { class: "unit", onchange: () => this.chooseSheet(this.state.get("part"), this.unitSelect.value) });
+    this.layerSelect = h("select", { class: "layer", onchange: () => this.set({ layer: Number(this.layerSelect.value) }) });
+    this.allOption = say(h("option", { value: "all" }), (t) => t.allHeads);
+    this.severalOption = h("option", { value: "several", hidden: true, disabled: true });
+    this.headSelect = h("select", { class: "head", onchange: () => this.chooseHeads(this.headSelect.value) });
+    this.sortSelect = h("select", { class: "sort", onchange: () => this.fillFound() });
+    this.foundSelect = h("select", { class: "found", onchange: () => this.chooseFound(this.foundSelect.value) });
     this.combineSelect = choice("combine", ["mean", "max"], ["mean", "max"]);
     this.shadeSelect = choice("shade", ["sqrt", "linear"], ["sqrt", "linear"]);
-    const hides = about.special.some((key) => key > 0) ? ["none", "first", "special"] : ["none", "first"];
-    this.hideSelect = choice("hide", hides, ["hideNone", "hideFirst", "hideSpecial"]);
+    this.hideSelect = choice("hide", ["none", "first", "special"], ["hideNone", "hideFirst", "hideSpecial"]);
     this.threshold = h("input", { type: "range", min: 0, max: 0.5, step: 0.01,
       oninput: () => this.set({ threshold: Number(this.threshold.value) }) });
     this.thresholdValue = h("output");
@@ -477,7 +257,14 @@ class Explorer {
 
     const thumbs = (this.overview = h("canvas", { tabindex: 0, role: "application", class: "overview",
       onclick: (event) => this.clickOverview(event), onkeydown: (event) => this.keyOverview(event) }));
-    this.strips = (this.crossed ? ["query", "key"] : ["both"]).map((side) => this.buildStrip(side));
+    this.stripBox = h("div", { class: "strips" });
+    this.explanations = new Explanations(this);
+    this.writing = new Writing(this);
+    this.vision = new Picture(this);
+    this.live = new Live(this);
+    const formats = ["png paper", "png slide", "svg paper", "svg slide"];
+    this.formatSelect = h("select", { class: "format" }, ...formats.map((value, i) => say(h("option", { value }), (t) => t.formats[i])));
+    this.saveButton = say(h("button", { type: "button", class: "save", onclick: () => saveFigure(this, ...this.formatSelect.value.split(" ")) }), (t) => t.save);
     this.base = h("canvas", { class: "base", "aria-hidden": "true" });
     this.overlay = h("canvas", { class: "overlay", "aria-hidden": "true" });
     this.detail = h("div", { class: "detail", tabindex: 0, role: "application", onkeydown: (event) => this.keyDetail(event) },
@@ -498,20 +285,92 @@ class Explorer {
     this.root = h("div", { class: "explorer", "data-lm-suppress-shortcuts": "true",
       onkeydown: (event) => { if (event.key === "Escape") { this.unpin(); event.preventDefault(); } event.stopPropagation(); } },
       h("header", {}, h("h1", {}, about.title),
-        h("div", { class: "controls" }, field("layer", this.layerSelect), field("heads", this.headSelect),
-          (this.combineField = field("combine", this.combineSelect)), group("view", this.modeButtons), group("read", this.sideButtons),
-          field("shade", this.shadeSelect), field("threshold", h("span", { class: "range" }, this.threshold, this.thresholdValue)), field("sink", this.hideSelect))),
+        h("div", { class: "controls" }, (this.partField = field("part", this.partSelect)), (this.unitField = field("unit", this.unitSelect)),
+          field("layer", this.layerSelect), field("heads", this.headSelect),
+          group("find", [this.sortSelect, this.foundSelect]), (this.combineField = field("combine", this.combineSelect)), group("view", this.modeButtons), group("read", this.sideButtons),
+          field("shade", this.shadeSelect), field("threshold", h("span", { class: "range" }, this.threshold, this.thresholdValue)), (this.hideField = field("sink", this.hideSelect)),
+          group("figure", [this.formatSelect, this.saveButton])), ...(this.live.can.includes("read") ? [this.live.parts.read] : [])),
       h("div", { class: "columns" },
         h("section", { class: "left" }, say(h("h2"), (t) => t.overview), h("div", { class: "scroll" }, thumbs),
-          say(h("p", { class: "small" }), (t) => t.overviewHelp)),
-        h("section", { class: "right" }, h("div", { class: "heading" }, this.heading, this.unpinButton), ...this.strips.map((strip) => strip.box),
+          say(h("p", { class: "small" }), (t) => (this.sheet.signed ? t.overviewSigned : t.overviewHelp))),
+        h("section", { class: "right" }, h("div", { class: "heading" }, this.heading, this.unpinButton),
+          this.explanations.box, this.writing.box, this.vision.canvas, this.stripBox,
           this.status, this.detail, this.note,
-          h("div", { class: "legend" }, h("span", {}, "0"), this.legend, this.legendTop, this.legendMid, this.legendMarks),
+          h("div", { class: "legend" }, (this.legendLow = h("span")), this.legend, this.legendTop, this.legendMid, this.legendMarks),
           this.sinkLine),
         h("section", { class: "below" }, h("div", { class: "row", tabindex: 0 }, this.table),
-          say(h("p", { class: "small" }), (t) => t.bound("0.004")))));
+          say(h("p", { class: "small" }), (t) => t.bound(this.sheet.signed ? "0.008" : "0.004")
+            + (this.sheet.lazy ? ` ${t.lazy(this.sheet.megabytes.toFixed(0))}` : ""))),
+        ...(this.live.can.length ? [this.live.box] : [])));
     root.replaceChildren(this.root);
-    this.say = say;
+  }
+
+  // What depends on the sheet: its layers, heads, ways to find a head, and the text.
+  fillSheet() {
+    const { sheet, part } = this;
+    const option = (value, text) => h("option", { value }, text);
+    this.layerSelect.replaceChildren(...sheet.layers.map((layer) => option(layer, String(layer))));
+    this.headSelect.replaceChildren(...sheet.heads.map((head) => option(head, String(head))), this.allOption, this.severalOption);
+    this.partField.hidden = this.about.parts.length === 1;
+    this.unitField.hidden = Object.keys(part.units).length === 1;
+    this.hideField.hidden = sheet.signed;
+    this.hideSelect.lastChild.hidden = !sheet.special.some((key) => key > 0);
+    this.strips = (this.crossed ? ["query", "key"] : ["both"]).map((side) => this.buildStrip(side));
+    this.stripBox.classList.toggle("words", this.unit === "words");
+    this.stripBox.replaceChildren(...this.strips.map((strip) => strip.box));
+  }
+
+  // -- finding a head
+
+  // All heads as {layer, head, value}, in the order that is chosen: by number, by what was measured, or those of one kind.
+  found() {
+    const { sheet } = this;
+    const by = this.sortSelect.value || "number";
+    if (by.startsWith("kind:")) {
+      return sheet.names[by.slice(5)].map(([layer, head, value]) => ({ layer, head, value })).sort((a, b) => (b.value ?? 0) - (a.value ?? 0));
+    }
+    const measured = { entropy: sheet.entropy, size: sheet.entropy, sink: sheet.sink }[by];
+    const all = sheet.layers.flatMap((layer, row) => sheet.heads.map((head, column) => ({ layer, head, value: measured?.[row][column] ?? null })));
+    if (by === "entropy") all.sort((a, b) => a.value - b.value);
+    else if (measured) all.sort((a, b) => b.value - a.value);
+    return all;
+  }
+
+  fillSorts() {
+    const { sheet, t } = this;
+    const kept = this.sortSelect.value;
+    const sorts = [["number", t.byNumber], ...(sheet.signed ? [["size", t.bySize]] : [["entropy", t.byEntropy], ["sink", t.bySink]]),
+      ...Object.keys(sheet.names).map((kind) => [`kind:${kind}`, this.kind(kind)])];
+    this.sortSelect.replaceChildren(...sorts.map(([value, text]) => h("option", { value }, text)));
+    this.sortSelect.value = sorts.some(([value]) => value === kept) ? kept : "number";
+    this.fillFound();
+  }
+
+  fillFound() {
+    this.sortSelect.setAttribute("aria-label", this.t.sortBy);
+    this.foundSelect.setAttribute("aria-label", this.t.find);
+    const percents = this.sortSelect.value === "sink";
+    this.foundSelect.replaceChildren(h("option", { value: "", hidden: true }, "–"), ...this.found().map(({ layer, head, value }) => {
+      const named = this.sortSelect.value.startsWith("kind:") ? [] : this.namesOf(layer, head);
+      const shown = value === null ? "" : ` · ${percents ? percent(value) : value.toFixed(2)}`;
+      return h("option", { value: `${layer},${head}` }, `L${layer} H${head}${shown}${named.length ? ` · ${named.join(", ")}` : ""}`);
+    }));
+    this.showFound();
+  }
+
+  showFound() {
+    const [layer, heads] = [this.state.get("layer"), this.state.get("heads")];
+    const place = `${layer},${heads[0]}`;
+    this.foundSelect.value = heads.length === 1 && [...this.foundSelect.options].some(({ value }) => value === place) ? place : "";
+  }
+
+  chooseFound(place) {
+    const [layer, head] = place.split(",").map(Number);
+    this.set({ layer, heads: [head] });
+  }
+
+  chooseHeads(value) {
+    this.set({ heads: value === "all" ? [...this.sheet.heads] : [Number(value)] });
   }
 
   // The text itself: every token can be pinned, and is coloured by its weight.
@@ -539,12 +398,17 @@ class Explorer {
       if (typeof words === "string") element.textContent = words;
     }
     this.overview.setAttribute("aria-label", t.overviewKeys);
+    this.unitSelect.replaceChildren(...Object.keys(this.part.units).map((unit) => h("option", { value: unit }, t.units[unit])));
+    this.fillSorts();
   }
 
   showControls() {
-    const { state, t, about } = this;
+    const { state, t, sheet } = this;
     const heads = state.get("heads");
-    const all = heads.length === about.heads.length && heads.length > 1;
+    const all = heads.length === sheet.heads.length && heads.length > 1;
+    this.partSelect.value = this.part.name;
+    this.unitSelect.value = this.unit;
+    this.showFound();
     this.layerSelect.value = state.get("layer");
     this.severalOption.hidden = all || heads.length === 1;
     this.severalOption.textContent = heads.join(" + ");
@@ -557,13 +421,22 @@ class Explorer {
     this.thresholdValue.textContent = state.get("threshold").toFixed(2);
     for (const button of this.modeButtons) button.setAttribute("aria-pressed", button.dataset.mode === state.get("mode"));
     for (const button of this.sideButtons) button.setAttribute("aria-pressed", button.dataset.side === this.side);
-    this.heading.textContent = `L${state.get("layer")} ${heads.map((head) => `H${head}`).join(" ")}`
-      + (heads.length > 1 ? ` (${t[state.get("combine")]})` : "");
+    this.heading.textContent = this.headingText();
     this.detail.setAttribute("aria-label", `${this.heading.textContent}. ${state.get("mode") === "lines" ? t.linesKeys : t.detailKeys} ${t.axes}`);
     for (const { box, side, name } of this.strips) {
       box.setAttribute("aria-label", t.stripKeys(side === "both" ? this.side : side));
       name.textContent = side === "both" ? "" : side === "query" ? t.queryLooks : t.keyLooked;
     }
+  }
+
+  // Which heads are shown, of which stack, and what they are called.
+  headingText() {
+    const { state, t } = this;
+    const heads = state.get("heads");
+    const named = heads.length === 1 ? this.namesOf(state.get("layer"), heads[0]) : [];
+    const several = heads.length > 1 ? ` (${t[state.get("combine")]})` : "";
+    const stack = this.about.parts.length > 1 ? `${t.parts[this.part.name]} · ` : "";
+    return `${stack}L${state.get("layer")} ${heads.map((head) => `H${head}`).join(" ")}${several}${named.length ? ` · ${named.join(", ")}` : ""}`;
   }
 
   // Read rows or columns; a pinned token of a text that looks at itself stays pinned on the other side.
@@ -591,12 +464,13 @@ class Explorer {
         return Math.ceil((length * columns) / maps.nKeys);
       })));
     this.grid = null;
-    this.shares ??= Array.from(this.thumbs, (_, i) => maps.firstShare(Math.floor(i / maps.nHeads), i % maps.nHeads));
+    const { signed, entropy, sink } = this.sheet; // the bars: of a difference its mean size, 2 at most
+    this.shares = signed ? entropy.flat().map((size) => size / 2) : sink.flat();
   }
 
   cellColour(weight) {
     if (Number.isNaN(weight)) return NAN;
-    return this.colours[colourIndex(weight, this.top, this.state.get("shade"))];
+    return this.colours[colourIndex(weight, this.top, this.state.get("shade"), this.sheet.signed)];
   }
 
   // A small canvas with one pixel for each cell. Weights below the threshold get the colour of 0.
@@ -610,13 +484,15 @@ class Explorer {
     const pack = ([red, green, blue]) => ((255 << 24) | (blue << 16) | (green << 8) | red) >>> 0;
     const colours = Uint32Array.from(this.colours, pack);
     const [nan, mask] = [pack(NAN), pack(MASKED[this.theme])];
-    const indexOf = colourScale(top, this.state.get("shade"));
+    const { signed } = this.sheet;
+    const zero = colours[signed ? 128 : 0];
+    const indexOf = colourScale(top, this.state.get("shade"), signed);
     for (let row = 0, at = 0; row < rows; row++) {
       const from = masked(row);
       for (let column = 0; column < columns; column++, at++) {
         const weight = weights[at];
         if (column >= from) pixels[at] = mask;
-        else if (weight < threshold) pixels[at] = colours[0];
+        else if (weight < threshold && -weight < threshold) pixels[at] = zero;
         else pixels[at] = weight === weight ? colours[indexOf(weight)] : nan;
       }
     }
@@ -644,7 +520,7 @@ class Explorer {
   }
 
   drawGrid(context) {
-    const { maps, about } = this;
+    const { maps, sheet } = this;
     const { left, top, side, step } = this.grid;
     const style = this.paper;
     context.imageSmoothingEnabled = false;
@@ -652,10 +528,10 @@ class Explorer {
     context.textBaseline = "middle";
     context.fillStyle = style.ink;
     context.textAlign = "right";
-    about.layers.forEach((layer, row) => context.fillText(`L${layer}`, left - 5, top + row * step.y + side / 2));
+    sheet.layers.forEach((layer, row) => context.fillText(`L${layer}`, left - 5, top + row * step.y + side / 2));
     context.textAlign = "center";
     const every = side < 20 ? 2 : 1;
-    about.heads.forEach((head, column) => column % every || context.fillText(`H${head}`, left + column * step.x + side / 2, 8));
+    sheet.heads.forEach((head, column) => column % every || context.fillText(`H${head}`, left + column * step.x + side / 2, 8));
     this.thumbs.forEach((thumb, i) => {
       const [x, y] = [left + (i % maps.nHeads) * step.x, top + Math.floor(i / maps.nHeads) * step.y];
       context.drawImage(thumb, x, y, side, side);
@@ -673,7 +549,7 @@ class Explorer {
     const { left, top, step } = this.grid;
     const column = Math.floor((event.offsetX - left) / step.x);
     const row = Math.floor((event.offsetY - top) / step.y);
-    const { layers, heads } = this.about;
+    const { layers, heads } = this.sheet;
     if (column < 0 || row < 0 || column >= heads.length || row >= layers.length) return;
     const chosen = this.state.get("heads");
     if (!(event.shiftKey || event.ctrlKey || event.metaKey) || layers[row] !== this.state.get("layer")) {
@@ -689,7 +565,7 @@ class Explorer {
     const move = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];
     if (!move) return;
     event.preventDefault();
-    const { layers, heads } = this.about;
+    const { layers, heads } = this.sheet;
     const clamp = (value, list) => list[Math.max(0, Math.min(list.length - 1, value))];
     const head = clamp(this.headsAt.at(-1) + move[1], heads);
     const chosen = this.state.get("heads");
@@ -711,25 +587,37 @@ class Explorer {
   }
 
   drawMatrix() {
-    const { maps } = this;
-    const { nQueries, nKeys } = maps;
-    this.margins ??= [this.about.tokens, this.keyTokens].map(widest);
+    const { width, height } = this.layMatrix();
+    this.paintMatrix(sized(this.base, width, height));
+    sized(this.overlay, width, height);
+  }
+
+  // Where everything goes; the drawing itself works on a canvas as on an SVG.
+  layMatrix() {
+    const { nQueries, nKeys } = this.maps;
+    this.margins ??= [this.sheet.tokens, this.keyTokens].map(widest);
     const [left, top] = this.margins;
     const fitting = Math.floor((this.room.detail - left) / nKeys);
     const cell = Math.max(2, Math.min(44, fitting, Math.floor(900 / nQueries)));
-    this.geometry = { left, top, cell };
-    const context = sized(this.base, left + nKeys * cell + 2, top + nQueries * cell + 2);
+    this.geometry = { left, top, cell, width: left + nKeys * cell + 2, height: top + nQueries * cell + 2 };
+    return this.geometry;
+  }
+
+  paintMatrix(context) {
+    const { maps } = this;
+    const { nQueries, nKeys } = maps;
+    const { left, top, cell } = this.geometry;
     const threshold = this.state.get("threshold");
     const cells = this.picture(nQueries, nKeys, this.current.weights, this.top, threshold, (query) => maps.rowLength(query));
     context.imageSmoothingEnabled = false;
     context.drawImage(cells, left, top, nKeys * cell, nQueries * cell);
     context.strokeStyle = this.paper.line;
+    context.lineWidth = 1;
     context.strokeRect(left - 0.5, top - 0.5, nKeys * cell + 1, nQueries * cell + 1);
     this.labelMatrix(context, left, top, cell);
     if (cell >= 28) this.numberCells(context, left, top, cell, threshold);
     for (const key of this.hidden) this.hatch(context, left + key * cell, top, cell, nQueries * cell);
     if (maps.nan && cell >= 6) this.crossNaN(context, left, top, cell);
-    sized(this.overlay, left + nKeys * cell + 2, top + nQueries * cell + 2);
   }
 
   labelMatrix(context, left, top, cell) {
@@ -739,7 +627,7 @@ class Explorer {
     context.fillStyle = this.paper.ink;
     context.textBaseline = "middle";
     context.textAlign = "right";
-    this.about.tokens.forEach((token, query) => {
+    this.sheet.tokens.forEach((token, query) => {
       if (query % every === 0) context.fillText(`\u2068${shorten(token, 14)}\u2069`, left - 5, top + (query + 0.5) * cell, left - 6);
     });
     this.keyTokens.forEach((token, key) => {
@@ -759,10 +647,10 @@ class Explorer {
     for (let query = 0; query < this.maps.nQueries; query++) {
       for (let key = 0; key < this.maps.rowLength(query); key++) {
         const weight = this.weight(query, key);
-        if (!(weight >= Math.max(0.005, threshold))) continue;
+        if (!(Math.abs(weight) >= Math.max(0.005, threshold))) continue;
         const dark = isDark(this.cellColour(weight));
         context.fillStyle = dark ? "white" : "black";
-        context.fillText(weight.toFixed(2).replace(/^0/, ""), left + (key + 0.5) * cell, top + (query + 0.5) * cell);
+        context.fillText(weight.toFixed(2).replace(/^(-?)0/, "$1"), left + (key + 0.5) * cell, top + (query + 0.5) * cell);
       }
     }
   }
@@ -802,12 +690,23 @@ class Explorer {
   }
 
   drawColumns() {
+    const { width, height } = this.layColumns();
+    this.paintColumns(sized(this.base, width, height));
+    this.note.textContent = this.lines.cut ? this.t.cut(MAX_LINES) : "";
+    sized(this.overlay, width, height);
+  }
+
+  layColumns() {
     const width = Math.min(680, Math.max(280, this.room.detail));
     const step = 22;
     const side = Math.min(170, width * 0.32);
-    const height = 26 + Math.max(this.maps.nQueries, this.maps.nKeys) * step;
-    this.geometry = { width, step, side, first: 26, height };
-    const context = sized(this.base, width, height);
+    this.geometry = { width, step, side, first: 26, height: 26 + Math.max(this.maps.nQueries, this.maps.nKeys) * step };
+    this.lines = this.strongest();
+    return this.geometry;
+  }
+
+  paintColumns(context) {
+    const { width, side } = this.geometry;
     context.font = `600 13px ${FONT}`;
     context.fillStyle = this.paper.ink;
     context.textBaseline = "middle";
@@ -815,9 +714,46 @@ class Explorer {
     context.fillText(this.t.queryLooks, side - 8, 10);
     context.textAlign = "left";
     context.fillText(this.t.keyLooked, width - side + 8, 10);
-    this.lines = this.strongest();
-    this.note.textContent = this.lines.cut ? this.t.cut(MAX_LINES) : "";
-    sized(this.overlay, width, height);
+  }
+
+  // The text as it stands in the figure: lines of tokens, for cross-attention the text that looks and then the one looked at.
+  layText(width) {
+    const context = document.createElement("canvas").getContext("2d");
+    context.font = `18px ${FONT}`;
+    const placed = [];
+    let y = 4;
+    for (const { side } of this.strips) {
+      let x = 4;
+      for (const [index, token] of this.tokensOf(side === "key" ? "key" : "query").entries()) {
+        const room = context.measureText(token).width + 6;
+        if (x > 4 && x + room > width - 4) [x, y] = [4, y + 32];
+        placed.push({ side, index, token, x, y, room });
+        x += room;
+        if (token.endsWith("↵")) [x, y] = [4, y + 32];
+      }
+      y += 44;
+    }
+    return { width, height: y, placed };
+  }
+
+  paintText(context, { placed }) {
+    const { active } = this;
+    const scores = this.explanations.scores();
+    const weights = active === null ? null : this.rowOf(this.side, active);
+    const colours = scores && rampColours(this.theme, true);
+    const top = scores && (Math.max(...scores.map(Math.abs)) || 1);
+    Object.assign(context, { font: `18px ${FONT}`, textAlign: "left", textBaseline: "middle", lineWidth: 2, strokeStyle: this.paper.accent });
+    for (const { side, index, token, x, y, room } of placed) {
+      const looked = side === "both" || side !== this.side;
+      const colour = scores ? colours[colourIndex(scores[index], top, "linear", true)] : weights && looked ? this.shaded(weights[index], index, active) : null;
+      if (colour) {
+        context.fillStyle = css(colour);
+        context.fillRect(x, y, room, 28);
+      }
+      context.fillStyle = colour ? (isDark(colour) ? "white" : "black") : this.paper.ink;
+      context.fillText(`\u2068${token}\u2069`, x + 3, y + 14);
+      if (index === active && (side === "both" || side === this.side)) context.strokeRect(x + 1, y + 1, room - 2, 26);
+    }
   }
 
   // All weights that are worth a line, at most MAX_LINES of them.
@@ -825,9 +761,9 @@ class Explorer {
     const { weights } = this.current;
     const least = Math.max(this.state.get("threshold"), 0.02 * this.top, 1e-6);
     let kept = [];
-    weights.forEach((weight, at) => { if (weight >= least) kept.push(at); });
+    weights.forEach((weight, at) => { if (Math.abs(weight) >= least) kept.push(at); });
     const cut = kept.length > MAX_LINES;
-    if (cut) kept = Array.from(Uint32Array.from(kept)).sort((a, b) => weights[b] - weights[a]).slice(0, MAX_LINES);
+    if (cut) kept = Array.from(Uint32Array.from(kept)).sort((a, b) => Math.abs(weights[b]) - Math.abs(weights[a])).slice(0, MAX_LINES);
     return { kept, cut };
   }
 
@@ -835,20 +771,24 @@ class Explorer {
 
   drawActive() {
     const mode = this.state.get("mode");
-    if (mode === "matrix") this.drawCursor();
-    if (mode === "lines") this.drawLines();
+    const context = this.overlay.getContext("2d");
+    context.clearRect(0, 0, this.overlay.width, this.overlay.height);
+    if (mode === "matrix") this.paintCursor(context);
+    if (mode === "lines") this.paintLines(context);
     this.colourStrips();
+    this.explanations.show();
+    this.writing.show(this.strips);
+    this.vision.show();
     this.writeStatus();
     this.writeTable();
     this.writeSink();
+    this.live.show();
     this.unpinButton.hidden = this.state.get("query") === null && this.state.get("key") === null;
   }
 
-  drawCursor() {
+  paintCursor(context) {
     const { left, top, cell } = this.geometry;
     const { nQueries, nKeys } = this.maps;
-    const context = this.overlay.getContext("2d");
-    context.clearRect(0, 0, this.overlay.width, this.overlay.height);
     const frame = (query, key, colour, width) => {
       context.strokeStyle = colour;
       context.lineWidth = width;
@@ -865,11 +805,9 @@ class Explorer {
     if (pinned !== null) frame(this.side === "query" ? pinned : null, this.side === "query" ? null : pinned, this.paper.accent, 2);
   }
 
-  drawLines() {
-    const { width, step, side, first, height } = this.geometry;
+  paintLines(context) {
+    const { width, step, side, first } = this.geometry;
     const { nKeys } = this.maps;
-    const context = this.overlay.getContext("2d");
-    context.clearRect(0, 0, width, height);
     const active = this.active;
     const at = (index) => first + (index + 0.5) * step;
     const threshold = this.state.get("threshold");
@@ -879,9 +817,10 @@ class Explorer {
     }
     context.strokeStyle = this.paper.accent;
     for (const place of kept) {
-      const weight = this.current.weights[place];
+      const weight = Math.abs(this.current.weights[place]);
       if (!(weight > 0 && weight >= threshold)) continue;
       const t = colourIndex(weight, this.top, this.state.get("shade")) / 255;
+      if (this.sheet.signed) context.strokeStyle = css(this.colours[this.current.weights[place] > 0 ? 210 : 46]);
       context.globalAlpha = active === null ? 0.1 + 0.7 * t : 0.15 + 0.85 * t;
       context.lineWidth = 0.5 + 5 * (weight / this.top);
       context.beginPath();
@@ -923,7 +862,7 @@ class Explorer {
   // The colour of a token by its weight for the active token; null where nothing is drawn.
   shaded(weight, index, active) {
     const [query, key] = this.side === "query" ? [active, index] : [index, active];
-    if (this.isMasked(query, key) || this.hidden.includes(key) || weight < this.state.get("threshold")) return null;
+    if (this.isMasked(query, key) || this.hidden.includes(key) || Math.abs(weight) < this.state.get("threshold")) return null;
     return this.cellColour(weight);
   }
 
@@ -938,6 +877,7 @@ class Explorer {
         const colour = weights && coloured ? this.shaded(weights[index], index, active) : null;
         span.style.background = colour ? css(colour) : "";
         span.style.color = colour ? (isDark(colour) ? "white" : "black") : "";
+        span.removeAttribute("title");
         span.classList.toggle("active", marked && index === active);
         span.classList.toggle("unseen", Boolean(weights && coloured && !colour));
         span.setAttribute("aria-selected", marked && index === pinned);
@@ -945,6 +885,7 @@ class Explorer {
       if (marked && active !== null) box.setAttribute("aria-activedescendant", spans[active].id);
       else box.removeAttribute("aria-activedescendant");
     }
+    this.explanations.colour(this.strips.filter(({ side }) => side !== "key"));
   }
 
   // Both tokens, the weight with its error, and its rank.
@@ -989,7 +930,7 @@ class Explorer {
     if (active === null) return;
     const other = side === "query" ? "key" : "query";
     const row = this.rowOf(side, active);
-    const order = this.seen(side, active).sort((a, b) => (row[b] || 0) - (row[a] || 0) || a - b);
+    const order = this.seen(side, active).sort((a, b) => Math.abs(row[b] || 0) - Math.abs(row[a] || 0) || a - b);
     const body = h("tbody");
     let rank = 0;
     for (const [place, index] of order.slice(0, MAX_ROWS).entries()) {
@@ -997,41 +938,45 @@ class Explorer {
       if (!place || row[index] !== row[order[place - 1]]) rank = place + 1;
       const [weight, error] = withError(row[index], this.errorOf(query, key));
       const bar = h("span", { class: "bar" });
-      bar.style.width = `${Math.round(80 * Math.min(1, row[index] || 0))}px`;
+      bar.style.width = `${Math.round(80 * Math.min(1, Math.abs(row[index] || 0)))}px`;
       body.append(h("tr", {}, h("td", {}, String(rank)), h("th", { scope: "row", dir: "auto" }, this.name(other, index, 14)),
         h("td", {}, Number.isNaN(row[index]) ? "NaN" : `${weight} ± ${error}`), h("td", { class: "bars", "aria-hidden": "true" }, bar)));
     }
     const rest = order.length - MAX_ROWS;
     this.table.append(h("caption", {}, this.caption() + (rest > 0 ? ` (${t.more(rest)})` : "")),
       h("thead", {}, h("tr", {}, h("th", { scope: "col" }, t.rankName), h("th", { scope: "col" }, t[other]),
-        h("th", { scope: "col" }, t.weightName), h("td"))), body);
+        h("th", { scope: "col" }, this.sheet.signed ? t.differenceName : t.weightName), h("td"))), body);
   }
 
   writeSink() {
-    const { t, hidden, active } = this;
-    const heads = this.headsAt;
+    const { t, hidden, active, sheet } = this;
     const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
     const sentences = [];
-    if (!hidden.length) sentences.push(t.firstShare(this.name("key", 0), percent(mean(heads.map((head) => this.maps.firstShare(this.layerAt, head))))));
+    if (sheet.signed) sentences.push(t.signedNote);
+    else if (!hidden.length) sentences.push(t.firstShare(this.name("key", 0), percent(mean(this.headsAt.map((head) => sheet.sink[this.layerAt][head])))));
     else {
       const names = hidden.map((key) => this.name("key", key)).join(" ");
       sentences.push(t.hiddenShare(names, percent(mean(this.current.shares.subarray(this.maps.firstFree)))));
       if (this.side === "query" && active !== null) sentences.push(t.hiddenHere(percent(this.current.shares[active])));
     }
+    if (this.unit !== "tokens") sentences.push(t.unitRule(t.units[this.unit]));
     this.sinkLine.textContent = sentences.join(this.state.get("lang") === "zh" ? "" : " ");
   }
 
   drawLegend() {
     const [width, height] = [160, 12];
     const context = sized(this.legend, width, height);
+    const { signed } = this.sheet;
     for (let x = 0; x < width; x++) {
-      context.fillStyle = css(this.colours[colourIndex(((x + 0.5) / width) * this.top, this.top, this.state.get("shade"))]);
+      const weight = signed ? (2 * (x + 0.5) / width - 1) * this.top : ((x + 0.5) / width) * this.top;
+      context.fillStyle = css(this.cellColour(weight));
       context.fillRect(x, 0, 1, height);
     }
     const threshold = this.state.get("threshold");
     const { t } = this;
+    this.legendLow.textContent = signed ? (-this.top).toFixed(2) : "0";
     this.legendTop.textContent = this.top.toFixed(2);
-    this.legendMid.textContent = `${t.weightName} (${t[this.state.get("shade")]})`;
+    this.legendMid.textContent = `${signed ? t.differenceName : t.weightName} (${t[this.state.get("shade")]})`;
     const marks = [];
     const mark = (rgb, word) => {
       const box = h("i", { class: rgb ? "swatch" : "swatch hatched" });
@@ -1041,7 +986,7 @@ class Explorer {
     if (this.maps.causal) mark(MASKED[this.theme], t.maskedName);
     if (this.hidden.length) mark(null, t.hidden);
     if (this.maps.nan) mark(NAN, "NaN");
-    if (threshold > 0) mark(this.colours[0], t.below(threshold.toFixed(2)));
+    if (threshold > 0) mark(this.colours[signed ? 128 : 0], t.below(threshold.toFixed(2)));
     this.legendMarks.replaceChildren(...marks);
   }
 
@@ -1142,9 +1087,8 @@ class Explorer {
     const read = () => {
       const lab = document.body.dataset.jpThemeLight; // JupyterLab says so itself, whatever the system prefers
       this.theme = (lab ? lab === "false" : dark.matches) ? "dark" : "light";
-      this.colours = rampColours(this.theme);
-      this.paper = this.theme === "dark" ? { page: "#161b22", ink: "#e6edf3", line: "#484f58", soft: "#8b949e", accent: "#ffb454", bar: "#9aa4ae" }
-        : { page: "#ffffff", ink: "#1f2328", line: "#c4cad1", soft: "#59636e", accent: "#c2410c", bar: "#6b7580" };
+      this.colours = rampColours(this.theme, this.sheet.signed);
+      this.paper = PAPERS[this.theme];
       if (this.root) this.root.dataset.theme = this.theme;
     };
     const follow = () => { read(); this.changed(["theme"]); };
@@ -1171,10 +1115,10 @@ class Explorer {
 
 // ---- Where it lives --------------------------------------------------------------------------------------------
 
-const NAMES = ["layer", "heads", "query", "key", "mode", "combine", "shade", "threshold", "hide", "lang"];
-const DEFAULTS = { combine: "mean", shade: "sqrt", threshold: 0, hide: "none" };
+const NAMES = ["part", "unit", "layer", "heads", "query", "key", "mode", "combine", "shade", "threshold", "hide", "tab", "ablated", "lang"];
+const DEFAULTS = { combine: "mean", shade: "sqrt", threshold: 0, hide: "none", tab: 0, ablated: [] };
 
-// In a saved page nobody else holds the state.
+// In a saved page nobody else holds the state, and nobody answers questions.
 function ownState(start) {
   const values = { ...DEFAULTS, ...start };
   return { get: (name) => values[name], set: (changes) => Object.assign(values, changes), listen: () => () => {} };
@@ -1183,6 +1127,12 @@ function ownState(start) {
 // In a notebook the kernel shares it. Changes that we made ourselves are already shown.
 function sharedState(model) {
   let ours = false;
+  const waiting = new Map(); // number of a question -> what to do with its answer
+  const answered = (content, buffers) => {
+    const done = waiting.get(content.id);
+    waiting.delete(content.id);
+    done?.({ content, buffers });
+  };
   return {
     get: (name) => model.get(name),
     set(changes) {
@@ -1193,15 +1143,24 @@ function sharedState(model) {
     },
     listen(callback) {
       const listeners = NAMES.map((name) => [`change:${name}`, () => { if (!ours) callback([name]); }]);
+      listeners.push(["msg:custom", answered]);
       for (const [event, listener] of listeners) model.on(event, listener);
-      return () => { for (const [event, listener] of listeners) model.off(event, listener); };
+      return () => { for (const [event, listener] of listeners) model.off(event, listener); waiting.clear(); };
+    },
+    // Ask the kernel; the answer comes when it has time for us.
+    ask(question, details) {
+      const id = `${Date.now()}-${Math.random()}`; // several views of one explorer hear all answers
+      return new Promise((resolve, reject) => {
+        waiting.set(id, (answer) => (answer.content.error ? reject(new Error(answer.content.error)) : resolve(answer)));
+        model.send({ id, ask: question, ...details });
+      });
     },
   };
 }
 
-async function open(element, about, bytes, state) {
+async function open(element, about, packed, state) {
   try {
-    const explorer = new Explorer(element, about, new Maps(about, await inflate(bytes)), state);
+    const explorer = await new Explorer(element, about, packed, state).start();
     performance.mark("explorer-drawn");
     return explorer;
   } catch (error) {
@@ -1215,14 +1174,29 @@ export async function openPage(element, data) {
   const { packed, state } = about;
   delete about.packed;
   data.remove();
-  return open(element, about, fromBase64(packed), ownState(state));
+  return open(element, about, fromBase85(packed), ownState(state));
 }
 
 async function render({ model, el }) {
-  const host = el.appendChild(document.createElement("div"));
-  const { buffer, byteOffset, byteLength } = model.get("_packed");
-  const explorer = await open(host, model.get("_about"), new Uint8Array(buffer, byteOffset, byteLength), sharedState(model));
-  return () => explorer.close();
+  const begin = () => open(el.appendChild(document.createElement("div")), model.get("_about"), bytesOf(model.get("_packed")), sharedState(model));
+  let explorer = begin();
+  const again = async () => { // the kernel shows other maps
+    const before = explorer;
+    explorer = before.then(async (old) => {
+      const { focus } = old.live;
+      old.close();
+      old.element.remove();
+      const fresh = await begin();
+      fresh.live.focus = focus;
+      return fresh;
+    });
+  };
+  model.on("change:_packed", again);
+  await explorer;
+  return async () => {
+    model.off("change:_packed", again);
+    (await explorer).close();
+  };
 }
 
 export default { render };

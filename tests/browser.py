@@ -9,6 +9,7 @@ are empty, and Chromium is still told to know no other host. `Pages` notes every
 import contextlib
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -116,3 +117,20 @@ class Pages:
 def _leaves_machine(url):
     parts = urlsplit(url)
     return parts.scheme in ("http", "https", "ws", "wss") and parts.hostname not in ("127.0.0.1", "localhost", "::1")
+
+
+def run_cell(page, number):
+    """Press Shift+Enter in a cell, again if JupyterLab forgot it: it does so while it still connects to the kernel."""
+    from playwright.sync_api import expect
+
+    cell = page.locator(".jp-CodeCell").nth(number)
+    for _ in range(20):
+        cell.locator(".cm-content").click()
+        page.keyboard.press("Shift+Enter")
+        try:
+            expect(cell.locator(".jp-InputPrompt")).not_to_have_text(re.compile(r"\[ ?\]:"), timeout=3000)
+        except AssertionError:
+            continue
+        expect(cell.locator(".jp-InputPrompt")).to_have_text(re.compile(r"\[\d+\]:"), timeout=PATIENCE)
+        return
+    raise AssertionError("JupyterLab did not run the cell")

@@ -75,6 +75,57 @@ def cut_network():
     return lambda command: [*prefix, *map(str, command)]
 
 
+@pytest.fixture(scope="module")
+def inside():
+    """The words that run a command in one network namespace that all tests of a file share; none where that is forbidden."""
+    from browser import cut_namespace
+
+    with cut_namespace() as words:
+        yield words
+
+
+@pytest.fixture(scope="module")
+def pages(inside, tmp_path_factory):
+    """A Chromium without network, see `browser.Pages`."""
+    from browser import PATIENCE, Pages
+    from playwright.sync_api import expect, sync_playwright
+
+    executable = find_chromium()
+    if executable is None:
+        skip_or_fail("Chromium was not found", "LLMTUTOR_REQUIRE_BROWSER")
+    expect.set_options(timeout=PATIENCE)  # a busy machine is slow; what is wrong stays wrong
+    with sync_playwright() as playwright:
+        pages = Pages(playwright, executable, inside, tmp_path_factory.mktemp("browser"))
+        yield pages
+        pages.close()
+
+
+@pytest.fixture
+def show(pages, tmp_path, request):
+    """A function that opens the saved page of an attention; afterwards nothing may have failed or left the machine.
+
+    `LLMTUTOR_SCREENSHOTS=FOLDER` keeps a picture of each page as the test leaves it.
+    """
+    from llmtutor.viewer import html
+
+    opened = []
+
+    def show(att, **options):
+        path = tmp_path / f"map{len(opened)}.html"
+        path.write_text(html(att, **options), encoding="utf-8")
+        page = pages.open(path.as_uri())
+        page.locator(".explorer").wait_for()
+        opened.append(page)
+        return page
+
+    yield show
+    for number, page in enumerate(opened):
+        if folder := os.environ.get("LLMTUTOR_SCREENSHOTS"):
+            page.screenshot(path=Path(folder) / f"{request.node.name}-{number}.png", full_page=True)
+        page.close()
+    assert pages.errors == [] and pages.outside == []
+
+
 @pytest.fixture(autouse=True)
 def close_figures():
     """Close the figures that a test left open, when it used Matplotlib at all."""

@@ -9,7 +9,7 @@ import nbformat
 import numpy as np
 import pytest
 from nbformat.sign import NotebookNotary
-from conftest import find_chromium, skip_or_fail
+from conftest import skip_or_fail
 
 from llmtutor.headview import bertviz
 
@@ -20,7 +20,7 @@ if not REQUIRED:  # where the environment says that these tests must run, a miss
 import playwright.sync_api as playwright_api  # noqa: E402
 from xstatic.pkg import d3, jquery  # noqa: E402
 
-from browser import Pages, cut_namespace, jupyterlab  # noqa: E402
+from browser import jupyterlab  # noqa: E402
 
 TOKENS = ["Lily", "喜欢", "今", "👩‍🏫", "</script>", "<!--<script>", "שלום", "a\nb", "\"'&"]
 LAYERS, HEADS, LENGTH = 2, 3, len(TOKENS)
@@ -42,24 +42,6 @@ class Attention:
         weights = np.tril(np.random.default_rng(seed).random((LAYERS, HEADS, LENGTH, LENGTH)))
         self.weights = (weights / weights.sum(-1, keepdims=True)).astype("float32")
         self.tokens = TOKENS
-
-
-@pytest.fixture(scope="module")
-def inside():
-    """The words that run a command without network; the tests need them where the environment says so."""
-    with cut_namespace() as words:
-        yield words
-
-
-@pytest.fixture(scope="module")
-def pages(inside, tmp_path_factory):
-    executable = find_chromium()
-    if executable is None:
-        skip_or_fail("Chromium was not found", "LLMTUTOR_REQUIRE_BROWSER")
-    with playwright_api.sync_playwright() as playwright:
-        pages = Pages(playwright, executable, inside, tmp_path_factory.mktemp("browser"))
-        yield pages
-        pages.close()
 
 
 @pytest.fixture(scope="module")

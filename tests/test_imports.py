@@ -16,9 +16,9 @@ MAY_IMPORT = {
     "attention": {"tokens"}, "plots": {"fonts"}, "viewer": {"plots", "fonts"}, "explain": {"attention", "tokens"},
 }
 # Parts that must never see torch or transformers, not even inside a function: they take arrays and strings.
-NO_TORCH = {"tokens", "fonts", "plots", "viewer", "storyworld"}
+NO_TORCH = {"tokens", "fonts", "plots", "viewer", "viewer_figure", "storyworld"}
 # Parts that may use them inside functions, but load without them.
-LIGHT = {"models", "attention", "explain", "checks", "headview", "__init__", "__main__"} | NO_TORCH
+LIGHT = {"models", "attention", "explain", "checks", "headview", "viewer_live", "__init__", "__main__"} | NO_TORCH
 
 
 def imports(source: str, part: str, is_package: bool = False, inside_functions: bool = False) -> set[str]:

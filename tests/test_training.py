@@ -183,6 +183,17 @@ def test_sampled_continuations_pass_the_checker(lang):
     assert hot < 0.5                                                                     # so the check can fail
 
 
+def test_the_mini_model_is_smaller_worse_and_speaks_in_the_same_tokens():
+    cards = [json.loads((BUNDLED.with_name(name) / "card.json").read_text(encoding="utf-8")) for name in ("story-gpt-mini", "story-gpt")]
+    mini, whole = (llmtutor.load(card["name"]) for card in cards)
+    assert cards[0]["parameters"] < 0.35 * cards[1]["parameters"] and not cards[0]["labels"]
+    assert mini.tokenizer.get_vocab() == whole.tokenizer.get_vocab()
+    for lang in words.LANGUAGES:
+        stories = [storyworld.story(-seed, lang) for seed in range(2001, 2041)]
+        small, large = (recipes.measure(lm.model, lm.tokenizer, stories)["ppl"] for lm in (mini, whole))
+        assert small == pytest.approx(cards[0]["measured"][lang]["ppl"], rel=0.1) and large < small < 2 * large
+
+
 def test_the_classes_of_the_source_text_read_the_bundled_model():
     from transformers import GPT2LMHeadModel, GPT2Tokenizer
     model, plain = GPT2LMHeadModel.from_pretrained(BUNDLED), GPT2Tokenizer.from_pretrained(BUNDLED)

@@ -38,6 +38,13 @@ def data_of(page):
     return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', page, re.DOTALL)[1])
 
 
+def sheet_of(page, part=0, unit="tokens"):
+    """What a page says of one stack in one unit, and its maps."""
+    data = data_of(page)
+    sheet = data["parts"][part]["units"][unit]
+    return sheet, unpack(viewer._from_text(data["packed"])[slice(*sheet["bytes"])], sheet)
+
+
 # ---- one byte a weight
 
 
@@ -130,12 +137,12 @@ def test_the_page_allows_its_own_script_and_nothing_else():
     for kind, source in (("script", script), ("style", style)):
         digest = base64.b64encode(hashlib.sha256(source.encode()).digest()).decode()
         assert f"{kind}-src 'sha256-{digest}'" in policy
-    assert viewer.SCRIPT.read_text(encoding="utf-8") in script
-    assert not re.findall(r"https?:|//[a-z]+\.", page)
+    assert viewer._without_comments(viewer.script()) in script
+    assert not re.findall(r"https?:|//[a-z]+\.", page.replace("http://www.w3.org/2000/svg", ""))  # that one is a name, no address
 
 
 def test_the_script_never_makes_markup_of_text():
-    source = viewer.SCRIPT.read_text(encoding="utf-8")
+    source = viewer.script()
     for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "fetch(", "XMLHttpRequest", "WebSocket", "import "):
         assert word not in source
 
@@ -144,7 +151,7 @@ def test_hostile_tokens_stay_text():
     page = html(attention(HOSTILE))
     assert page.lower().count("<script") == 2 and page.lower().count("</script>") == 2 and "<img" not in page and "<!--" not in page
     assert "\0" not in page and "\u202e" not in page
-    tokens = data_of(page)["tokens"]
+    tokens = sheet_of(page)[0]["tokens"]
     assert tokens[:2] == ["</script>", "<img src=x onerror=alert(1)>"] and tokens[3] == "\\u0000" and tokens[4] == "\\u202eabc"
     assert tokens[7] == "👩‍🏫" and len(tokens[8]) == 40 and tokens[8].endswith("…")
     att = lt.Attention.from_arrays(maps(), tuple("abcdefg"), info={"text": "<b>&</title>", "model": '"x"'})
@@ -153,18 +160,21 @@ def test_hostile_tokens_stay_text():
 
 def test_the_page_holds_weights_numbers_and_state():
     att = lt.Attention.from_arrays(maps(2, 3, 5, 8, causal=False), list("abcde"), layers=[4, 9], heads=[1, 5, 7], key_tokens=list("ABCDEFGH"))
-    data = data_of(html(att, layer=9, heads=[7, 1], key=-1, mode="lines"))
-    assert (data["layers"], data["heads"], data["tokens"], data["key_tokens"]) == ([4, 9], [1, 5, 7], list("abcde"), list("ABCDEFGH"))
-    assert data["state"] == {"layer": 9, "heads": [7, 1], "query": None, "key": 7, "mode": "lines", "lang": "en"}
-    assert np.abs(unpack(base64.b64decode(data["packed"]), data) - att.weights).max() <= viewer.BOUND
+    page = html(att, layer=9, heads=[7, 1], key=-1, mode="lines")
+    sheet, weights = sheet_of(page)
+    assert (sheet["layers"], sheet["heads"], sheet["tokens"], sheet["key_tokens"]) == ([4, 9], [1, 5, 7], list("abcde"), list("ABCDEFGH"))
+    assert data_of(page)["state"] == {"part": "self", "unit": "tokens", "layer": 9, "heads": [7, 1], "query": None, "key": 7, "mode": "lines",
+                                      "lang": "en"}
+    assert np.abs(weights - att.weights).max() <= viewer.BOUND
     assert html(att) == html(att)  # the same again, byte for byte
 
 
 def test_only_some_layers():
     att = lt.Attention.from_arrays(maps(3, 2, 4, 4), "abcd", layers=[2, 5, 6])
-    data = data_of(html(att, layers=[6, 2]))
-    assert data["layers"] == [6, 2] and data["state"]["layer"] == 6
-    assert np.abs(unpack(base64.b64decode(data["packed"]), data) - att.weights[[2, 0]]).max() <= viewer.BOUND
+    page = html(att, layers=[6, 2])
+    sheet, weights = sheet_of(page)
+    assert sheet["layers"] == [6, 2] and data_of(page)["state"]["layer"] == 6
+    assert np.abs(weights - att.weights[[2, 0]]).max() <= viewer.BOUND
 
 
 @pytest.mark.parametrize("tokens, lang, wanted", [("ab", None, "en"), ("a今", None, "zh"), ("a今", "en", "en"), ("ab", "zh", "zh")])
@@ -180,7 +190,7 @@ def test_save_as_a_page(tmp_path):
 
 
 def test_both_languages_say_everything():
-    source = viewer.SCRIPT.read_text(encoding="utf-8")
+    source = viewer.script()
     english, chinese = re.search(r"const WORDS = {\n  en: {(.*?)\n  },\n  zh: {(.*?)\n  },\n};", source, re.DOTALL).groups()
     keys = [re.findall(r"(?:^|[,{] |\n    )(\w+): (?=[\"`({])", part) for part in (english, chinese)]
     assert len(keys[0]) > 40 and keys[0] == keys[1]
@@ -212,7 +222,7 @@ class Thing:
     (Thing(weights=maps(), tokens=list("abc")), ValueError, "7 tokens.*got 3"), (Thing(weights=maps(), tokens="abcdefg"), ValueError, "got 7"),
     (Thing(weights=maps()[0], tokens=list("abcdefg")), ValueError, "4 axes.*drop"), (Thing(weights=maps(), tokens=list("abcdefg"), layers=[3]), ValueError, "2 layers"),
     (Thing(weights=np.zeros((1, 1, 2, 2), complex), tokens=list("ab")), ValueError, "floating-point numbers.*complex"),
-    (Thing(encoder=1, decoder=1, cross=1), TypeError, "att.encoder, att.decoder or att.cross")])
+    (Thing(encoder=1, decoder=1, cross=1), TypeError, "wanted an Attention; got int")])
 def test_what_is_no_attention_is_explained(att, error, words):
     with pytest.raises(error, match=words):
         viewer.explore(att)
@@ -247,6 +257,53 @@ def test_far_too_large_is_said_before_it_is_packed(monkeypatch):
     assert seen == [(1, 1, 1000, 1000)]
 
 
+def test_too_large_for_a_widget_stays_here(monkeypatch):
+    att = attention([f"t{i}" for i in range(60)])
+    view = lt.explore(att, max_mb=0.01)
+    sheet = view._sheet
+    assert sheet["lazy"] and sheet["small"] == [48, 48] and len(view._packed) < 20_000
+    whole = pack(att.weights, 255)[1]
+    assert np.allclose(sheet["entropy"], whole["entropy"], atol=1e-3) and sheet["sink"] == whole["sink"] and sheet["causal"]
+    sent = []
+    monkeypatch.setattr(view, "send", lambda content, buffers: sent.append((content, buffers)), raising=False)
+    view._answer(None, {"id": "7", "ask": "maps", "part": "self", "unit": "tokens", "at": [1, 2], "causal": True}, [])
+    (content, buffers), = sent
+    assert content["id"] == "7" and np.abs(unpack(buffers[0], content)[0, 0] - att[1, 2]).max() <= viewer.BOUND
+    view._answer(None, {"id": "8", "ask": "maps", "part": "self", "unit": "tokens", "at": [9, 9], "causal": True}, [])
+    assert "error" in sent[1][0]  # said in the view, not in a log
+    view.close()
+
+
+def test_differences_keep_their_signs_and_their_bound():
+    difference = maps(2, 3, 7, 7) - maps(2, 3, 7, 7, seed=1)
+    packed, form = pack(difference, signed=True)
+    error = np.abs(unpack(packed, form) - difference)
+    assert error.max() <= viewer.SIGNED_BOUND and form["fineness"] == 0 and form["causal"]
+    assert np.array_equal(np.sign(unpack(packed, form))[np.abs(difference) > 1e-4], np.sign(difference)[np.abs(difference) > 1e-4])
+    ends = np.linspace(-1, 1, 40_001, dtype=np.float32)
+    assert 0.75 * viewer.SIGNED_BOUND < np.abs(from_codes(viewer.to_signed_codes(ends), 0) - ends).max() <= viewer.SIGNED_BOUND + 1e-6
+
+
+def test_entropy_and_first_share():
+    weights = maps(2, 3, 7, 7)
+    form = pack(weights)[1]
+    true = -(weights * np.log2(np.where(weights > 0, weights, 1))).sum(-1)[:, :, 1:].mean(-1)
+    assert np.allclose(form["entropy"], true, atol=0.01) and np.allclose(form["sink"], weights[:, :, 1:, 0].mean(-1), atol=1e-4)
+    assert not np.allclose(form["entropy"], true[:, ::-1], atol=0.01)
+
+
+def test_the_page_of_one_head_holds_that_head_only(tmp_path):
+    from llmtutor.__main__ import main
+
+    text = "Lily has a red ball."
+    att = lt.attend(lt.load("story-gpt"), text)
+    layer = int(np.abs(att.weights[:, 1] - att.weights[:, 2]).max((-1, -2)).argmax())  # where two heads differ most
+    assert main(["explore", text, "--layer", str(layer), "--head", "1", "-o", str(tmp_path / "one.html")]) == 0
+    sheet, weights = sheet_of((tmp_path / "one.html").read_text(encoding="utf-8"))
+    assert (sheet["layers"], sheet["heads"], weights.shape[:2]) == ([layer], [1], (1, 1))
+    assert np.abs(weights[0, 0] - att[layer, 1]).max() <= viewer.BOUND < np.abs(weights[0, 0] - att[layer, 2]).max()
+
+
 # ---- the widget
 
 
@@ -261,7 +318,7 @@ def test_the_widget_is_stable_and_has_a_picture():
     assert second.picture() == first.picture()
     second.layer = 1
     assert second.picture() != first.picture()
-    assert np.abs(unpack(first._packed, first._about) - att.weights).max() <= viewer.BOUND
+    assert np.abs(unpack(first._packed, first._sheet) - att.weights).max() <= viewer.BOUND
     first.close(), second.close()
 
 
@@ -289,4 +346,4 @@ def test_decoding_and_geometry_under_node(root):
     if node is None:
         pytest.skip("Node is not installed; test_viewer_browser.py runs the same code in Chromium")
     done = subprocess.run([node, "--test", str(root / "tests" / "viewer.test.mjs")], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0 and "# pass 12" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0 and "# pass 15" in done.stdout, done.stdout + done.stderr

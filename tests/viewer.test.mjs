@@ -3,9 +3,10 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import test from "node:test";
 
-const source = readFileSync(new URL("../llmtutor/viewer.js", import.meta.url), "utf8");
+const files = ["viewer_data.js", "viewer_words.js", "viewer_panels.js", "viewer.js"]; // one module, as viewer.py puts it together
+const source = files.map((name) => readFileSync(new URL(`../llmtutor/${name}`, import.meta.url), "utf8")).join("\n");
 const viewer = await import(`data:text/javascript;base64,${Buffer.from(source).toString("base64")}`);
-const { Maps, colourIndex, fromBase64, inflate, percent, rampColours, rankOf, shorten, weightOf, withError } = viewer;
+const { Maps, colourIndex, firstOf, fromBase85, groupOf, inflate, percent, rampColours, rankOf, shorten, weightOf, withError } = viewer;
 
 const close = (a, b, by = 1e-6) => assert.ok(Math.abs(a - b) <= by, `${a} is not ${b}`);
 
@@ -47,7 +48,6 @@ test("average, maximum, hidden keys", () => {
   assert.deepEqual([...hidden.weights], [0, 0, 0, 1]); // what is left of the row is scaled to 1; the first row has nothing left
   close(hidden.shares[0], 1);
   close(hidden.shares[1], w(200));
-  close(maps.firstShare(0, 1), w(50)); // the first query has no choice and is not counted
 });
 
 test("where rows sum to 1, the rest is what the hidden keys leave", () => {
@@ -85,6 +85,40 @@ test("a thumbnail keeps the largest weight of each cell", () => {
   others.view(1, [2]).weights.forEach((weight, i) => close(whole[i], weight));
 });
 
+test("differences: the sign stays, the larger size wins, 0 has the colour of the page", () => {
+  const raw = Uint8Array.from([128, 1, 255, 64, 200, 128, 100, 160]); // two heads, one query, four keys
+  const maps = new Maps({ shape: [1, 2, 1, 4], causal: false, nan: false, fineness: 0 }, raw);
+  const w = (code) => Math.sign(code - 128) * ((code - 128) / 127) ** 2;
+  [w(128), w(1), w(255), w(64)].forEach((weight, key) => close(maps.at(0, 0, 0, key), weight));
+  close(maps.view(0, [0, 1], "max").weights[3], w(64));
+  close(maps.view(0, [0, 1], "max").weights[0], w(200));
+  close(maps.view(0, [0, 1]).weights[1], (w(1) + w(128)) / 2);
+  assert.deepEqual([...maps.small(0, 1, 2).small].map((x) => Math.sign(x)), [1, 1]);
+  close(maps.small(0, 0, 2).small[1], w(255));
+  close(maps.errorAt(0, 0, 0, 1), 1 - (126.5 / 127) ** 2, 1e-4);
+  for (const theme of ["light", "dark"]) assert.deepEqual(rampColours(theme, true)[128], rampColours(theme)[0]);
+  assert.deepEqual([-1, -0.25, 0, 0.25, 1].map((x) => colourIndex(x, 1, "sqrt", true)), [1, 65, 128, 192, 255]);
+  assert.equal(rankOf([0.2, -0.5, 0.1], 0), 2);
+});
+
+test("a map that comes later is put in its place, NaN too", () => {
+  const form = { shape: [2, 2, 3, 3], causal: true, nan: true, whole: true, fineness: 255, small: [1, 1] };
+  const maps = new Maps(form, Uint8Array.from([255, 0, 10, 20]));
+  assert.deepEqual([maps.lacks(1, [1]), maps.lacks(0, [1, 0])], [1, 1]);
+  maps.fill(1, 1, Uint8Array.from([255, 10, 20, 30, 40, 50, 0b00010000]), true); // the fourth is NaN
+  assert.equal(maps.lacks(1, [1]), undefined);
+  assert.equal(maps.lacks(1, [1, 0]), 0);
+  close(maps.at(1, 1, 1, 1), (20 / 255) ** 2);
+  assert.ok(Number.isNaN(maps.at(1, 1, 2, 0)) && !Number.isNaN(maps.at(1, 1, 2, 1)) && !Number.isNaN(maps.at(1, 0, 2, 0)));
+  close(maps.small(1, 1, 9).small[0], (20 / 255) ** 2);
+  assert.throws(() => new Maps(form, new Uint8Array(3)), /wanted 4 bytes/);
+});
+
+test("words and their first tokens", () => {
+  assert.deepEqual([0, 1, 2, 3, 4].map((token) => groupOf([0, 1, 3], token)), [0, 1, 1, 2, 2]);
+  assert.deepEqual([firstOf([0, 1, 3], 2), firstOf(undefined, 4), groupOf(undefined, 4)], [3, 4, 4]);
+});
+
 test("codes: the two parts meet, in value and in step", () => {
   for (const fineness of [255, 80, 56]) {
     const joint = (fineness * fineness) / 255;
@@ -112,7 +146,7 @@ test("ranks, colours, words", () => {
   assert.deepEqual(withError(0.12345, 0.0019), ["0.123", "0.003"]);
 });
 
-test("base64 and zlib", async () => {
-  const bytes = fromBase64("eJxjZGJmAQAAGAAL"); // Python: zlib.compress(bytes([1, 2, 3, 4]))
+test("base85 and zlib", async () => {
+  const bytes = fromBase85("12:c${NoVrBsV02lxZ"); // Python: _as_text(zlib.compress(bytes([1, 2, 3, 4])))
   assert.deepEqual([...await inflate(bytes)], [1, 2, 3, 4]);
 });

@@ -470,7 +470,7 @@ in which the right one gets more (area under the curve). Removing a head costs t
 
 {told if card['labels'] else ''}
 
-Limits / 局限: it knows {len(words.PEOPLE)} names well, {len(words.NEW_PEOPLE)} more from plain stories only (held out: never with a fact or a question), and about a thousand words;
+Limits / 局限: it has met {len(words.PEOPLE)} names in every kind of text, {len(words.NEW_PEOPLE)} more in plain stories only (held out: never with a fact or a question), and about a thousand words;
 other words break into pieces that mean little to it. Context: {CONTEXT} tokens.
-它熟悉 {len(words.PEOPLE)} 个名字；另有 {len(words.NEW_PEOPLE)} 个名字只在平淡的短文里见过，从未和事实或问题一起出现。它认识约一千个词。上下文长度：{CONTEXT} 个词元。
+{len(words.PEOPLE)} 个名字它在各种文本里都见过；另有 {len(words.NEW_PEOPLE)} 个名字只在平淡的短文里见过，从未和事实或问题一起出现。它认识约一千个词。上下文长度：{CONTEXT} 个词元。
 """
