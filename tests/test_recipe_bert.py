@@ -1,5 +1,7 @@
 """story-bert: spans stay right when texts are changed, masks hide what they should, tasks tell a good model from a bad one."""
+import json
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +10,8 @@ import llmtutor
 from llmtutor import storyworld, training
 from llmtutor.recipes import bert, tasks, texts
 from llmtutor.storyworld import words
+
+BUNDLED = Path(llmtutor.__file__).parent / "bundled" / "story-bert"
 
 
 @pytest.fixture(scope="module")
@@ -300,3 +304,21 @@ def test_the_recipe_writes_a_card_and_goes_on(tokenizer, tmp_path, monkeypatch):
     bert.story_bert(out, steps=6)                                         # everything is in the checkpoint: nothing is trained again
     assert (out / "model.safetensors").read_bytes() == before
     assert llmtutor.load(out).model.dtype == torch.float32
+
+
+# -- the bundled model ------------------------------------------------------------------------------------------------------------------
+
+def test_the_bundled_model_keeps_what_its_card_says():
+    """Re-measure a small part of the card. A model with shuffled word vectors must fail the same limits."""
+    card = json.loads((BUNDLED / "card.json").read_text(encoding="utf-8"))
+    lm = llmtutor.load("story-bert")
+    for lang in words.LANGUAGES:
+        said = card["measured"][lang]
+        counts = tasks.Counts([texts.from_story(storyworld.story(seed, lang)) for seed in range(300)])
+        fresh = [storyworld.story(-seed, lang) for seed in range(2001, 2041)]
+        found = tasks.measure(lm.model, lm.tokenizer, fresh, counts, check=False)
+        assert found["words"].mean == pytest.approx(said["words"][0], abs=0.06) and found["words"].mean > found["neighbours"].mean + 0.1
+        assert said["ner_story_held-out_200_pretrained"][1] > said["ner_story_held-out_200_scratch"][2]
+    with torch.no_grad():
+        lm.model.model.embeddings.tok_embeddings.weight.copy_(lm.model.model.embeddings.tok_embeddings.weight.roll(1, 0))
+    assert tasks.measure(lm.model, lm.tokenizer, fresh, counts, check=False)["words"].mean < 0.3
