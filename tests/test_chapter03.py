@@ -1,0 +1,265 @@
+"""Chapter 03: its proofs reject wrong versions, stored results were made by the notebook's own code, the benchmark is fair."""
+import importlib.util
+import json
+import math
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from llmtutor import checks
+from llmtutor.exercises import ch03
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPT = ROOT / "tools" / "results" / "03.py"
+CELLS = {cell["id"]: "".join(cell["source"]) for cell in json.loads((ROOT / "notebooks" / "en" / "03-pretraining.ipynb").read_text(encoding="utf-8"))["cells"]
+         if cell["cell_type"] == "code"}
+
+
+@pytest.fixture(scope="module")
+def code():
+    """What tools/results/03.py defines, and with it the functions of the notebook."""
+    return runpy.run_path(str(SCRIPT))
+
+
+@pytest.fixture(scope="module")
+def bench():
+    spec = importlib.util.spec_from_file_location("bench_training", ROOT / "benchmarks" / "training.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def cell(name, until=None, **space):
+    """Run one cell of the notebook by itself, or its part before `until`, and return what it defines."""
+    space |= {"torch": torch, "F": F, "math": math, "nn": torch.nn}
+    exec(compile(CELLS[name].split(until)[0] if until else CELLS[name], name, "exec"), space)
+    return space
+
+
+def tiny(code, d_vocab=20, **options):
+    torch.manual_seed(0)
+    return code["GPT"](d_vocab, **({"n_layers": 2, "n_heads": 2, "d_model": 8, "context": 16} | options))
+
+
+# -- the stored results and the notebook ----------------------------------------------------------------------------------------
+
+def test_the_stored_results_come_from_the_notebooks_own_functions():
+    parts = dict(re.findall(r"# -- (\w+) -+\n(.*?)(?=\n# --)", SCRIPT.read_text(encoding="utf-8"), re.S))
+    assert set(parts) == {"corpus", "stream", "batch", "block", "model", "loss", "schedule", "train", "pad"}
+    assert {name: CELLS[name] for name in parts} == parts
+
+
+def test_larger_models_have_smaller_losses_for_every_seed():
+    stored = checks.stored("03")
+    losses = {seed: [run["loss"] for run in sorted(stored["runs"], key=lambda run: run["width"]) if run["seed"] == seed] for seed in (0, 1, 2)}
+    assert all(len(row) >= 4 and row == sorted(row, reverse=True) for row in losses.values())
+    assert all(0.5 < run["loss"] < math.log(stored["d_vocab"]) for run in stored["runs"])
+
+
+def test_a_changed_script_makes_the_stored_results_stale(tmp_path):
+    for name in ("tools/results/03.py", "notebooks/results/03.json", *json.loads((ROOT / "notebooks/results/03.json").read_text())["uses"]):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    assert checks.stored("03", tmp_path)["runs"]
+    (tmp_path / "tools/results/03.py").write_text(SCRIPT.read_text(encoding="utf-8").replace("200", "201", 1), encoding="utf-8")
+    with pytest.raises(ValueError, match="other code"):
+        checks.stored("03", tmp_path)
+
+
+def test_the_results_script_runs_in_small(code):
+    data = (torch.arange(400) % 7, torch.arange(0, 200, 7), (torch.arange(90) % 7).view(3, 30), 7)
+    found = code["compute"](widths=(8,), seeds=(0, 1), steps=2, data=data)
+    assert [run["seed"] for run in found["runs"]] == [0, 1] and found["runs"][0]["loss"] != found["runs"][1]["loss"]
+
+
+# -- losses ---------------------------------------------------------------------------------------------------------------------
+
+def test_mean_surprise_is_cross_entropy_and_a_mean_over_padding_is_not():
+    mean_surprise = cell("losses-own")["mean_surprise"]
+    logits, targets = torch.randn(6, 9), torch.tensor([3, -100, 5, 0, -100, 8])
+    right = F.cross_entropy(logits, targets, ignore_index=-100)
+    assert torch.isclose(mean_surprise(logits, targets), right)
+    over_all = F.cross_entropy(logits, targets, ignore_index=-100, reduction="sum") / len(targets)
+    counted = F.cross_entropy(logits, targets.clamp(min=0))
+    assert not torch.isclose(over_all, right) and not torch.isclose(counted, right)
+
+
+def test_the_loss_is_shifted_and_leaves_padding_out(code):
+    model = tiny(code)
+    rows = torch.randint(1, 20, (3, 9))
+    logits, loss = model(rows[:, :-1]), code["next_token_loss"]
+    assert torch.isclose(loss(model, rows), F.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten()))
+    assert not torch.isclose(loss(model, rows), F.cross_entropy(logits.flatten(0, 1), rows[:, :-1].flatten()))         # no shift
+    padded = torch.cat([rows, torch.full((3, 4), -100)], 1)
+    assert torch.isclose(loss(model, padded), loss(model, rows), atol=1e-6)
+    assert not torch.isclose(loss(model, padded.clamp(min=0)), loss(model, rows), atol=1e-3)                           # padding counted
+
+
+def test_the_comparison_with_the_library_rejects_an_unshifted_loss():
+    own, library = CELLS["losses-own"], CELLS["losses-library"]
+    wrong = library.replace('"causal": ids[:, 1:]', '"causal": ids')
+    assert wrong != library
+    exec(own + "\n" + library + "\n" + CELLS["losses-compare"], {"torch": torch})
+    with pytest.raises(AssertionError):
+        exec(own + "\n" + wrong + "\n" + CELLS["losses-compare"], {"torch": torch})
+
+
+def test_hidden_places_are_the_ones_asked_for():
+    space = cell("masked-hide", used=range(50))
+    rows = torch.randint(50, (40, 100))
+    inputs, labels = space["hide"](rows, torch.Generator().manual_seed(0))
+    asked = labels != -100
+    assert torch.equal(labels[asked], rows[asked]) and torch.equal(inputs[~asked], rows[~asked])
+    assert 0.22 < asked.float().mean() < 0.28
+    hidden = (inputs[asked] == space["MASK"]).float().mean()
+    kept = (inputs[asked] == rows[asked]).float().mean()
+    assert 0.76 < hidden < 0.84 and 0.07 < kept < 0.15                     # 10 %, and the random tokens that are right by chance
+
+
+# -- model, batches, schedule, clipping -----------------------------------------------------------------------------------------
+
+def test_the_causal_model_cannot_look_ahead_and_the_other_can(code):
+    rows = torch.randint(20, (2, 9))
+    changed = rows.clone()
+    changed[:, -1] = (changed[:, -1] + 1) % 20
+    for causal in (True, False):
+        model = tiny(code, causal=causal)
+        assert torch.equal(model(rows)[:, :-1], model(changed)[:, :-1]) is causal
+
+
+def test_places_matter(code):
+    model = tiny(code)
+    assert not torch.allclose(model(torch.tensor([[1, 2, 3]]))[0, -1], model(torch.tensor([[2, 1, 3]]))[0, -1], atol=1e-6)
+
+
+def test_batches_begin_at_documents_and_depend_on_the_step_alone(code):
+    documents = [[9, 9, 5], [7], [8, 8], [6, 5, 6, 5]] * 9
+    used, stream, starts = code["join"](documents, 2)
+    assert used.tolist() == [2, 5, 6, 7, 8, 9] and (stream[starts] == 0).all() and len(starts) == len(documents) + 1
+    assert torch.equal(used[stream], torch.tensor([i for ids in documents for i in [2, *ids]] + [2]))
+    batch = code["make_batch"]
+    one = batch(stream, starts, 3, size=5, length=8)
+    assert one.shape == (5, 9) and (one[:, 0] == 0).all()
+    assert torch.equal(one, batch(stream, starts, 3, size=5, length=8))
+    assert not torch.equal(one, batch(stream, starts, 4, size=5, length=8)) and not torch.equal(one, batch(stream, starts, 3, size=5, length=8, seed=1))
+
+
+def test_rows_are_padded_behind_the_closing_end(code):
+    assert code["pad"]([[5], [7, 9]], torch.tensor([2, 5, 7, 9]), 2).tolist() == [[0, 1, 0, -100], [0, 2, 3, 0]]
+
+
+def test_the_schedule_is_the_librarys_and_others_are_not(code):
+    from transformers import get_cosine_schedule_with_warmup
+    library = get_cosine_schedule_with_warmup(torch.optim.SGD([torch.zeros(1)], lr=1.0), 30, 200).lr_lambdas[0]
+
+    def distance(schedule):
+        return max(abs(schedule(step, 200) - library(step)) for step in range(201))
+
+    own = code["schedule"]
+    assert distance(own) < 1e-12
+    assert distance(lambda step, steps: own(step + 1, steps)) > 1e-3                                                   # off by one
+    assert distance(lambda step, steps: 0.5 * (1 + math.cos(math.pi * step / steps))) > 0.5                            # no warm-up
+    assert distance(lambda step, steps: min(1.0, step / 30)) > 0.5                                                     # no decay
+
+
+def test_clipping_is_the_librarys_and_clipping_by_number_is_not():
+    clip = cell("clip", until="\n\nnext_token_loss")["clip"]                  # the rest compares it on the notebook's model
+    gradients = [torch.tensor([[3.0, -4.0]]), torch.tensor([12.0])]
+    parameters = [torch.nn.Parameter(torch.zeros_like(g)) for g in gradients]
+    for p, g in zip(parameters, gradients):
+        p.grad = g.clone()
+    torch.nn.utils.clip_grad_norm_(parameters, 2.0)
+    ours, length = clip(gradients, 2.0)
+    assert length == 13 and all(torch.allclose(a, p.grad, atol=1e-6) for a, p in zip(ours, parameters))
+    assert not torch.allclose(gradients[1].clamp(-2, 2), parameters[1].grad)
+    assert all(torch.equal(a, b) for a, b in zip(clip(gradients, 50.0)[0], gradients))
+
+
+def test_the_loop_learns_and_watches(code):
+    stream = torch.arange(600) % 6
+    seen = []
+    model = tiny(code, d_vocab=6, context=32)
+    curve = code["train"](model, lambda step: code["make_batch"](stream, torch.arange(0, 500, 6), step, 4, 32), 60, 0.02, watch=lambda step, _: seen.append(step))
+    assert seen == list(range(1, 61)) and len(curve) == 60 and curve[-1] < 0.3 < 1.5 < curve[0]
+
+
+# -- exercises: what the issue names --------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("id, symptom", [("03.1", "no shift"), ("03.2", "padding counts"), ("03.2", "mean of means"), ("03.6", "each number by itself")])
+def test_the_typical_mistakes_are_named(id, symptom):
+    task = checks.exercise(id)
+    result = checks.examine(task, task.wrong[symptom])
+    assert result.status == "fail" and result.hint.symptom == symptom
+
+
+def test_exercise_schedule_is_the_librarys():
+    from transformers import get_linear_schedule_with_warmup
+    library = get_linear_schedule_with_warmup(torch.optim.SGD([torch.zeros(1)], lr=1.0), 7, 40).lr_lambdas[0]
+    assert all(abs(ch03.linear_schedule(step, 40, 7) - library(step)) < 1e-12 for step in range(50))
+    assert any(abs(ch03._jump(step, 40, 7) - library(step)) > 0.1 for step in range(50))
+
+
+# -- the benchmark --------------------------------------------------------------------------------------------------------------
+
+SMALL = {"vocabulary": 32, "layers": 1, "heads": 2, "width": 8, "context": 8}
+
+
+def test_the_benchmarks_models_have_the_same_shape_and_both_learn(bench):
+    found = bench.models(SMALL)
+    (course, *_), (library, *_) = found.values()
+    assert bench.parameters(course) == bench.parameters(library)
+    rows = torch.arange(36).view(4, 9) % 4
+    for model, loss, adam in found.values():
+        _, first = bench.seconds(model, loss, adam, [rows])
+        _, last = bench.seconds(model, loss, adam, [rows] * 200)
+        assert last < first - 1
+
+
+def test_speeds_are_compared_within_a_round(bench):
+    speeds = bench.measure(bench.models(SMALL), steps=2, rounds=3, batch=2, length=8, vocabulary=32)
+    assert {name: len(each) for name, each in speeds.items()} == {"course": 3, "transformers GPT-2": 3} and min(map(min, speeds.values())) > 0
+    made_up = {"course": [10.0, 20.0, 30.0], "other": [5.0, 10.0, 30.0]}                     # a machine whose speed changes threefold
+    assert bench.ratios(made_up) == {"other": (2.0, 1.0, 2.0)}
+    assert "NOT reached" not in bench.report(made_up, {"course": 1, "other": 1})
+    assert "NOT reached" in bench.report({"course": [11.0], "other": [10.0]}, {"course": 1, "other": 1})
+
+
+def test_nanogpt_is_taken_from_the_folder_given(bench, tmp_path):
+    with pytest.raises(FileNotFoundError, match="model.py"):
+        bench.models(SMALL, tmp_path)
+    (tmp_path / "model.py").write_text(STANDIN)
+    found = bench.models(SMALL, tmp_path)
+    assert list(found) == ["course", "transformers GPT-2", "nanoGPT"]
+    model, loss, adam = found["nanoGPT"]
+    assert bench.seconds(model, loss, adam, [torch.randint(32, (2, 9))])[1] == pytest.approx(math.log(32), abs=1.5)
+
+
+STANDIN = '''
+from dataclasses import dataclass
+import torch
+from torch.nn import functional as F
+
+@dataclass
+class GPTConfig:
+    block_size: int
+    vocab_size: int
+    n_layer: int
+    n_head: int
+    n_embd: int
+    dropout: float
+    bias: bool
+
+class GPT(torch.nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.table = torch.nn.Embedding(config.vocab_size, config.vocab_size)
+
+    def forward(self, ids, targets):
+        logits = self.table(ids)
+        return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+'''
+"""A model with the interface of nanoGPT's, written for this test."""
