@@ -82,15 +82,19 @@ def test_a_folder_loads_ready_to_use(tiny, capfd):
     assert "Loading weights" not in "".join(capfd.readouterr())
 
 
-def test_the_progress_bar_setting_is_put_back(tiny):
+@pytest.mark.parametrize("shown", [False, True])
+def test_the_progress_bar_setting_is_put_back(tiny, shown):
     from transformers.utils import logging
 
-    assert logging.is_progress_bar_enabled()
-    models.load(tiny)
-    assert logging.is_progress_bar_enabled()
-    with pytest.raises(models.LoadError):
-        models.load("no/such/folder/here")
-    assert logging.is_progress_bar_enabled()
+    (logging.enable_progress_bar if shown else logging.disable_progress_bar)()
+    try:
+        models.load(tiny)
+        assert logging.is_progress_bar_enabled() is shown
+        with pytest.raises(models.LoadError):
+            models.load("no/such/folder/here")
+        assert logging.is_progress_bar_enabled() is shown
+    finally:
+        logging.enable_progress_bar()
 
 
 def test_info_tells_the_sizes(tiny):

@@ -520,12 +520,24 @@ def test_measure_adds_up_the_memory_of_all_descendants_and_stops_at_the_limit(tm
     hungry = "x = bytearray(300_000_000); import time; time.sleep(1)"
     pair = f"import subprocess, sys; [p.wait() for p in [subprocess.Popen([sys.executable, '-c', {hungry!r}]) for _ in 'ab']]"
     kernel = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {pair!r}])"
+    ballast = bytearray(b"x") * 900_000_000  # what this process itself holds must not be counted
     cost = nbrun.measure([sys.executable, "-c", kernel], tmp_path, limit=60)
+    del ballast
     assert cost.code == 0 and 0.6e9 < cost.memory < 0.8e9  # both together
     cost = nbrun.measure(
         [sys.executable, "-c", "print('begun', flush=True); import time; time.sleep(60)"], tmp_path, limit=1
     )
     assert cost.code is None and cost.seconds < 15 and cost.output.strip() == "begun"
+
+
+def test_an_error_is_shown_only_where_it_is_meant_and_without_paths():
+    notebook = sample("en")
+    error = {"output_type": "error", "ename": "ValueError", "evalue": "no", "traceback": ["File /" + "home/anna/x, line 1", "ValueError: no"]}
+    cell_of(notebook, "live").update(outputs=[error])
+    assert nbrules.clean_outputs(as_page(notebook, "en"))
+    tag("live", "raises-exception")(notebook)
+    assert not nbrules.clean_outputs(as_page(notebook, "en"))
+    assert nbfile._normal_outputs(cell_of(notebook, "live"))[0]["traceback"] == ["ValueError: no"]
 
 
 def test_a_network_that_cannot_be_cut_is_said_or_refused(monkeypatch):

@@ -101,6 +101,8 @@ def measure(command: list[str], root: Path, limit: float) -> Cost:
         output.seek(0)
         text = COLOURS.sub("", output.read().decode("utf-8", errors="replace"))
     exact = getattr(process, "peak_memory", 0.0)
+    if exact <= _own_peak():  # a child begins as a copy of this process, and the system counts that too
+        exact = 0.0
     return Cost(time.monotonic() - start, max(peak, exact), code, text)
 
 
@@ -114,6 +116,15 @@ def _poll(process: subprocess.Popen) -> int | None:
     process.peak_memory = usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     process.returncode = os.waitstatus_to_exitcode(status)
     return process.returncode
+
+
+def _own_peak() -> float:
+    """The most memory that this process has had, in bytes; 0 where the system does not say."""
+    if os.name != "posix":
+        return 0.0
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _memory_of_children(pid: int) -> float:
