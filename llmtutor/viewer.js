@@ -71,7 +71,8 @@ class Explorer {
       pin = { query: null, key: null, [this.side]: moved };
     }
     this.set({ part, unit: units[unit] ? unit : "tokens", layer: next.layers.includes(state.get("layer")) ? state.get("layer") : next.layers[0],
-      heads: heads.length ? heads : next.heads.slice(0, 1), ...pin });
+      heads: heads.length ? heads : next.heads.slice(0, 1), ...pin,
+      ...(part === state.get("part") ? {} : { ablated: [] }) }); // removed are heads of the stack that is looked at
   }
 
   async load(sheet) {
@@ -113,7 +114,8 @@ class Explorer {
 
   // The names of a head, such as "pronoun", and what a head is called with them.
   namesOf(layer, head) {
-    return Object.entries(this.sheet.names).filter(([, rows]) => rows.some((row) => row[0] === layer && row[1] === head)).map(([kind]) => this.kind(kind));
+    const has = ([, rows]) => rows.some((row) => row[0] === layer && row[1] === head);
+    return Object.entries(this.sheet.names).filter(has).map(([kind]) => this.kind(kind));
   }
   kind(name) { return this.t.kinds[name] || name; }
 
@@ -202,7 +204,8 @@ class Explorer {
   // How wide the drawings may be. Asked for only when it can have changed, as the answer makes the browser lay out the page.
   measure() {
     this.detail.hidden = this.state.get("mode") === "text";
-    this.room = { overview: Math.max(160, (this.overview.parentElement.clientWidth || 300) - 4), detail: Math.max(200, this.detail.clientWidth - 20) };
+    const overview = (this.overview.parentElement.clientWidth || 300) - 4;
+    this.room = { overview: Math.max(160, overview), detail: Math.max(200, this.detail.clientWidth - 20) };
   }
 
   // What follows the pointer: at most once a frame.
@@ -264,7 +267,8 @@ class Explorer {
     this.live = new Live(this);
     const formats = ["png paper", "png slide", "svg paper", "svg slide"];
     this.formatSelect = h("select", { class: "format" }, ...formats.map((value, i) => say(h("option", { value }), (t) => t.formats[i])));
-    this.saveButton = say(h("button", { type: "button", class: "save", onclick: () => saveFigure(this, ...this.formatSelect.value.split(" ")) }), (t) => t.save);
+    this.saveButton = say(h("button", { type: "button", class: "save",
+      onclick: () => saveFigure(this, ...this.formatSelect.value.split(" ")) }), (t) => t.save);
     this.base = h("canvas", { class: "base", "aria-hidden": "true" });
     this.overlay = h("canvas", { class: "overlay", "aria-hidden": "true" });
     this.detail = h("div", { class: "detail", tabindex: 0, role: "application", onkeydown: (event) => this.keyDetail(event) },
@@ -287,8 +291,9 @@ class Explorer {
       h("header", {}, h("h1", {}, about.title),
         h("div", { class: "controls" }, (this.partField = field("part", this.partSelect)), (this.unitField = field("unit", this.unitSelect)),
           field("layer", this.layerSelect), field("heads", this.headSelect),
-          group("find", [this.sortSelect, this.foundSelect]), (this.combineField = field("combine", this.combineSelect)), group("view", this.modeButtons), group("read", this.sideButtons),
-          field("shade", this.shadeSelect), field("threshold", h("span", { class: "range" }, this.threshold, this.thresholdValue)), (this.hideField = field("sink", this.hideSelect)),
+          group("find", [this.sortSelect, this.foundSelect]), (this.combineField = field("combine", this.combineSelect)),
+          group("view", this.modeButtons), group("read", this.sideButtons), field("shade", this.shadeSelect),
+          field("threshold", h("span", { class: "range" }, this.threshold, this.thresholdValue)), (this.hideField = field("sink", this.hideSelect)),
           group("figure", [this.formatSelect, this.saveButton])), ...(this.live.can.includes("read") ? [this.live.parts.read] : [])),
       h("div", { class: "columns" },
         h("section", { class: "left" }, say(h("h2"), (t) => t.overview), h("div", { class: "scroll" }, thumbs),
@@ -301,7 +306,7 @@ class Explorer {
         h("section", { class: "below" }, h("div", { class: "row", tabindex: 0 }, this.table),
           say(h("p", { class: "small" }), (t) => t.bound(this.sheet.signed ? "0.008" : "0.004")
             + (this.sheet.lazy ? ` ${t.lazy(this.sheet.megabytes.toFixed(0))}` : ""))),
-        ...(this.live.can.length ? [this.live.box] : [])));
+        ...(about.live?.length ? [this.live.box] : [])));
     root.replaceChildren(this.root);
   }
 
@@ -317,6 +322,7 @@ class Explorer {
     this.hideSelect.lastChild.hidden = !sheet.special.some((key) => key > 0);
     this.strips = (this.crossed ? ["query", "key"] : ["both"]).map((side) => this.buildStrip(side));
     this.stripBox.classList.toggle("words", this.unit === "words");
+    this.stripBox.classList.toggle("patches", Boolean(sheet.grid));
     this.stripBox.replaceChildren(...this.strips.map((strip) => strip.box));
   }
 
@@ -434,7 +440,7 @@ class Explorer {
     const { state, t } = this;
     const heads = state.get("heads");
     const named = heads.length === 1 ? this.namesOf(state.get("layer"), heads[0]) : [];
-    const several = heads.length > 1 ? ` (${t[state.get("combine")]})` : "";
+    const several = heads.length > 1 ? t.inBrackets(t[state.get("combine")]) : "";
     const stack = this.about.parts.length > 1 ? `${t.parts[this.part.name]} · ` : "";
     return `${stack}L${state.get("layer")} ${heads.map((head) => `H${head}`).join(" ")}${several}${named.length ? ` · ${named.join(", ")}` : ""}`;
   }
@@ -745,7 +751,8 @@ class Explorer {
     Object.assign(context, { font: `18px ${FONT}`, textAlign: "left", textBaseline: "middle", lineWidth: 2, strokeStyle: this.paper.accent });
     for (const { side, index, token, x, y, room } of placed) {
       const looked = side === "both" || side !== this.side;
-      const colour = scores ? colours[colourIndex(scores[index], top, "linear", true)] : weights && looked ? this.shaded(weights[index], index, active) : null;
+      const colour = scores ? colours[colourIndex(scores[index], top, "linear", true)]
+        : weights && looked ? this.shaded(weights[index], index, active) : null;
       if (colour) {
         context.fillStyle = css(colour);
         context.fillRect(x, y, room, 28);
@@ -953,8 +960,10 @@ class Explorer {
     const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
     const sentences = [];
     if (sheet.signed) sentences.push(t.signedNote);
-    else if (!hidden.length) sentences.push(t.firstShare(this.name("key", 0), percent(mean(this.headsAt.map((head) => sheet.sink[this.layerAt][head])))));
-    else {
+    else if (!hidden.length) {
+      const share = mean(this.headsAt.map((head) => sheet.sink[this.layerAt][head]));
+      sentences.push(t.firstShare(this.name("key", 0), percent(share)));
+    } else {
       const names = hidden.map((key) => this.name("key", key)).join(" ");
       sentences.push(t.hiddenShare(names, percent(mean(this.current.shares.subarray(this.maps.firstFree)))));
       if (this.side === "query" && active !== null) sentences.push(t.hiddenHere(percent(this.current.shares[active])));
@@ -976,7 +985,7 @@ class Explorer {
     const { t } = this;
     this.legendLow.textContent = signed ? (-this.top).toFixed(2) : "0";
     this.legendTop.textContent = this.top.toFixed(2);
-    this.legendMid.textContent = `${signed ? t.differenceName : t.weightName} (${t[this.state.get("shade")]})`;
+    this.legendMid.textContent = (signed ? t.differenceName : t.weightName) + t.inBrackets(t[this.state.get("shade")]);
     const marks = [];
     const mark = (rgb, word) => {
       const box = h("i", { class: rgb ? "swatch" : "swatch hatched" });
@@ -1112,91 +1121,3 @@ class Explorer {
     this.cleanUps.push(() => observer.disconnect());
   }
 }
-
-// ---- Where it lives --------------------------------------------------------------------------------------------
-
-const NAMES = ["part", "unit", "layer", "heads", "query", "key", "mode", "combine", "shade", "threshold", "hide", "tab", "ablated", "lang"];
-const DEFAULTS = { combine: "mean", shade: "sqrt", threshold: 0, hide: "none", tab: 0, ablated: [] };
-
-// In a saved page nobody else holds the state, and nobody answers questions.
-function ownState(start) {
-  const values = { ...DEFAULTS, ...start };
-  return { get: (name) => values[name], set: (changes) => Object.assign(values, changes), listen: () => () => {} };
-}
-
-// In a notebook the kernel shares it. Changes that we made ourselves are already shown.
-function sharedState(model) {
-  let ours = false;
-  const waiting = new Map(); // number of a question -> what to do with its answer
-  const answered = (content, buffers) => {
-    const done = waiting.get(content.id);
-    waiting.delete(content.id);
-    done?.({ content, buffers });
-  };
-  return {
-    get: (name) => model.get(name),
-    set(changes) {
-      ours = true;
-      for (const [name, value] of Object.entries(changes)) model.set(name, value);
-      ours = false;
-      model.save_changes();
-    },
-    listen(callback) {
-      const listeners = NAMES.map((name) => [`change:${name}`, () => { if (!ours) callback([name]); }]);
-      listeners.push(["msg:custom", answered]);
-      for (const [event, listener] of listeners) model.on(event, listener);
-      return () => { for (const [event, listener] of listeners) model.off(event, listener); waiting.clear(); };
-    },
-    // Ask the kernel; the answer comes when it has time for us.
-    ask(question, details) {
-      const id = `${Date.now()}-${Math.random()}`; // several views of one explorer hear all answers
-      return new Promise((resolve, reject) => {
-        waiting.set(id, (answer) => (answer.content.error ? reject(new Error(answer.content.error)) : resolve(answer)));
-        model.send({ id, ask: question, ...details });
-      });
-    },
-  };
-}
-
-async function open(element, about, packed, state) {
-  try {
-    const explorer = await new Explorer(element, about, packed, state).start();
-    performance.mark("explorer-drawn");
-    return explorer;
-  } catch (error) {
-    element.textContent = `${WORDS[state.get("lang")].failed}: ${error.message}`;
-    throw error;
-  }
-}
-
-export async function openPage(element, data) {
-  const about = JSON.parse(data.textContent);
-  const { packed, state } = about;
-  delete about.packed;
-  data.remove();
-  return open(element, about, fromBase85(packed), ownState(state));
-}
-
-async function render({ model, el }) {
-  const begin = () => open(el.appendChild(document.createElement("div")), model.get("_about"), bytesOf(model.get("_packed")), sharedState(model));
-  let explorer = begin();
-  const again = async () => { // the kernel shows other maps
-    const before = explorer;
-    explorer = before.then(async (old) => {
-      const { focus } = old.live;
-      old.close();
-      old.element.remove();
-      const fresh = await begin();
-      fresh.live.focus = focus;
-      return fresh;
-    });
-  };
-  model.on("change:_packed", again);
-  await explorer;
-  return async () => {
-    model.off("change:_packed", again);
-    (await explorer).close();
-  };
-}
-
-export default { render };

@@ -16,7 +16,9 @@ import base64
 import hashlib
 import html as _html
 import json
+import os
 import re
+import uuid
 import zlib
 from pathlib import Path
 
@@ -26,18 +28,21 @@ import traitlets
 
 from .fonts import readable, true_numbers
 
-SCRIPTS = [Path(__file__).with_name(name) for name in ("viewer_data.js", "viewer_words.js", "viewer_panels.js", "viewer.js")]
+SCRIPTS = [Path(__file__).with_name(name) for name in ("viewer_data.js", "viewer_words.js", "viewer_panels.js", "viewer.js", "viewer_places.js")]
 BUNDLED = Path(__file__).with_name("bundled")
 STYLE = Path(__file__).with_name("viewer.css")
 BOUND = 0.5 / 127.5  # the largest error of any weight stored as one byte: 0.004
 SIGNED_BOUND = 1 - (126.5 / 127) ** 2  # and of any difference of two weights: 0.008
 MAX_MB = 12  # of a page or of the data of a widget; Chromium opens so much in well under two seconds
+MAX_KEPT = 0.5e6  # bytes of maps that a notebook keeps with an output; of larger ones it keeps the picture
+MARK = "llmtutor:explorer"  # comments around the output, by which tools find it
 MAX_TOKENS = 4096  # on each side; a browser cannot lay out many more as text
 MAX_GROUPED = 12e6  # weights; more are not offered as words, which would take seconds to add up
 # Up to so many weights -> how fine small weights are stored. Few weights cost little, so they may be fine.
 FINENESS = {500_000: 255, 2_000_000: 80, float("inf"): 56}
 THUMB = 48  # cells on each side of a small map, where the small maps are made here
 MODES, COMBINES, SHADES, HIDES = ("matrix", "lines", "text"), ("mean", "max"), ("sqrt", "linear"), ("none", "first", "special")
+STATE = ("part", "unit", "layer", "heads", "query", "key", "mode", "combine", "shade", "threshold", "hide", "lang")
 PARTS, UNITS = ("self", "encoder", "decoder", "cross"), ("tokens", "characters", "words")
 
 
@@ -90,8 +95,7 @@ def html(att, *, layer=None, heads=None, query=None, key=None, mode="matrix", pa
     """Return the explorer as a web page that opens with no network and no Jupyter; arguments as for `explore`."""
     about, packed, state, _ = _prepare(att, layer, heads, query, key, mode, part, unit, layers=layers, names=names,
                                        explanations=explanations, image=image, lang=lang, max_mb=max_mb)
-    about = about | {"packed": _as_text(packed), "style": STYLE.read_text(encoding="utf-8"), "state": state}
-    data = json.dumps(about, separators=(",", ":")).replace("<", r"\u003c")  # so that no token can end the script element
+    data = _as_data(about | {"packed": _as_text(packed), "style": STYLE.read_text(encoding="utf-8"), "state": state})
     program = _without_comments(script()) + '\nopenPage(document.getElementById("llmtutor"), document.getElementById("data"));\n'
     style = "body { margin: 0; } @media print { body { color-scheme: light; } }"
     policy = ("default-src 'none'; base-uri 'none'; form-action 'none'; "
@@ -114,6 +118,43 @@ def html(att, *, layer=None, heads=None, query=None, key=None, mode="matrix", pa
 </body>
 </html>
 """
+
+
+def output(about, picture, alt) -> str:
+    """Return the explorer as the output of a notebook cell: a picture, and a script that puts the explorer in its place.
+
+    Nothing else is needed, so it works in a notebook that is opened again without a kernel, if it is trusted, and in a page that
+    nbconvert makes. The script of each output is compressed, 40 kB. Where scripts may not run, the picture stays.
+
+    Args:
+        about: what the script is told; it draws where "packed" is among it or where a kernel answers.
+        picture: a PNG.
+        alt: the picture in words.
+    """
+    program = re.sub(r"^export default .*|^export (?=async |function |class |const )", "", _without_comments(script()), flags=re.MULTILINE)
+    packed = base64.b64encode(zlib.compress(f'"use strict";\n{program}\nreturn openOutput;'.encode(), 9)).decode()
+    tag = "llmtutor-explorer-" + hashlib.sha256(program.encode()).hexdigest()[:8]  # outputs of other versions have other elements
+    return f"""<!-- {MARK} -->
+<div>
+<img alt="{_html.escape(alt)}" src="data:image/png;base64,{base64.b64encode(picture).decode()}" style="max-width: 100%">
+<script>
+(async (host) => {{
+  try {{
+    const bytes = Uint8Array.from(atob("{packed}"), (char) => char.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("deflate"));
+    new Function(await new Response(stream).text())()(host, "{tag}", {_as_data(about)});
+  }} catch (error) {{
+    host.append(`The explorer could not start / 浏览器视图无法启动: ${{error.message}}`);
+  }}
+}})(document.currentScript.parentElement);
+</script>
+</div>
+<!-- /{MARK} -->"""
+
+
+def _as_data(about) -> str:
+    """JSON for a script, in which no token can end the script element."""
+    return json.dumps(about, separators=(",", ":")).replace("<", r"\u003c")
 
 
 LETTERS = bytes.maketrans(b"<&", b",.")  # of the 85 digits those that mean something in a page
@@ -157,7 +198,7 @@ class Explorer(anywidget.AnyWidget):
         threshold: weights below it are not drawn.
         hide: "none", or hide the "first" or the first and all "special" tokens as keys and scale the rest of each row to 1.
         tab: which of the explanations colours the text, counted from 1; 0 is attention.
-        ablated: the heads that are removed from the model, as (layer, head).
+        ablated: the heads that are removed from the model, as (layer, head); of an encoder-decoder those of `part`.
         lang: "en" or "zh".
     """
 
@@ -182,7 +223,7 @@ class Explorer(anywidget.AnyWidget):
     def __init__(self, about, packed, state, maps, live=None, options=None):
         self._maps, self._live, self._options = maps, live, options or {}
         self._picture = None
-        about = about | {"style": STYLE.read_text(encoding="utf-8"), "live": live.can if live else []}
+        about = about | {"style": STYLE.read_text(encoding="utf-8"), "live": live.can if live else [], "name": uuid.uuid4().hex}
         super().__init__(_about=about, _packed=packed, **state)
         self.on_msg(self._answer)
 
@@ -240,6 +281,8 @@ class Explorer(anywidget.AnyWidget):
             return
         sheet = self._sheet
         with self.hold_trait_notifications():
+            if change["name"] == "part":
+                self.ablated = []
             if self.layer not in sheet["layers"]:
                 self.layer = sheet["layers"][0]
             self.heads = [head for head in self.heads if head in sheet["heads"]] or sheet["heads"][:1]
@@ -257,7 +300,7 @@ class Explorer(anywidget.AnyWidget):
         state["layer"] = self.layer if self.layer in first["layers"] else state["layer"]
         state["heads"] = [head for head in self.heads if head in first["heads"]] or state["heads"]
         with self.hold_trait_notifications(), self.hold_sync():
-            self._about = about | {"style": self._about["style"], "live": self._about["live"]}
+            self._about = about | {name: self._about[name] for name in ("style", "live", "name")}
             for name, value in ({"tab": 0} | state | {"lang": self.lang}).items():
                 setattr(self, name, value)
             self._packed = packed
@@ -273,17 +316,31 @@ class Explorer(anywidget.AnyWidget):
                 buffers = [packed]
             elif message["ask"] == "read":
                 self.show(self._live.read(message["text"]))
-            else:
+            elif message["ask"] != "awake":  # which only wants to know whether we are
                 reply |= getattr(self._live, message["ask"])(**message["details"])
         except Exception as error:  # whatever it is, the reader must see it in the view, not in a log
             reply["error"] = f"{type(error).__name__}: {error}"
         self.send(reply, buffers)
 
     def _repr_mimebundle_(self, **options):
-        """The live view, and beside it a picture for places that run no scripts: GitHub, print, an untrusted notebook."""
-        bundle = super()._repr_mimebundle_(**options)
-        data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
-        return {**data, "text/plain": repr(self), "image/png": base64.b64encode(self.picture()).decode()}, metadata
+        """The explorer as HTML that finds this object where the kernel answers, and a picture for places that run no scripts.
+
+        No widget view is handed out: a notebook that is opened again without its kernel would show an error in its place. With
+        LLMTUTOR_PICTURES=1 there is nothing but the picture, for notebooks that are kept under version control.
+        """
+        bundle = {"text/plain": repr(self), "image/png": base64.b64encode(self.picture()).decode()}
+        if os.environ.get("LLMTUTOR_PICTURES", "") in ("", "0"):
+            bundle["text/html"] = self._output()
+        return bundle, {}
+
+    def _output(self):
+        """The output of a cell; it keeps the maps, unless they are large or come head by head."""
+        from . import viewer_figure
+
+        kept = len(self._packed) <= MAX_KEPT and not any(part["units"]["tokens"].get("lazy") for part in self._about["parts"])
+        state = {name: getattr(self, name) for name in STATE}
+        about = self._about | {"state": state} if kept else {"name": self._about["name"], "state": state}
+        return output(about | ({"packed": _as_text(self._packed)} if kept else {}), self.picture(), viewer_figure.caption(self._scene()))
 
     def picture(self) -> bytes:
         """Draw what is shown now, the chosen heads of the chosen layer, as a PNG."""
@@ -311,8 +368,7 @@ class Explorer(anywidget.AnyWidget):
     def _scene(self):
         """All that a figure of the state needs, as plain values."""
         sheet = self._sheet
-        names = ("part", "unit", "layer", "heads", "query", "key", "mode", "combine", "shade", "threshold", "hide", "lang")
-        state = {name: getattr(self, name) for name in names}
+        state = {name: getattr(self, name) for name in STATE}
         rows = [sheet["heads"].index(head) for head in self.heads]
         unit = self.unit if sheet is not self._units["tokens"] else "tokens"
         maps = np.stack([self._maps[self.part, unit][sheet["layers"].index(self.layer), row] for row in rows])
@@ -478,9 +534,12 @@ def _explanation(one, att):
         raise ValueError(f"{one.method} explains other tokens than the maps show: {list(one.tokens)[:6]} ... and {list(att.tokens)[:6]} ...; "
                          "explain the same text")
     scores = np.asarray(one.scores, np.float64)
-    target = "" if getattr(one, "target", None) is None else str(one.target)
-    return {"method": readable(str(one.method), width=40), "target": readable(target, width=40), "scores": [[float(f"{x:.5g}") for x in row] for row in
-            np.atleast_2d(scores)] if scores.ndim == 2 else [float(f"{x:.5g}") for x in scores]}
+    target = getattr(one, "target", None)
+    at = getattr(target, "position", None)  # None: a whole text that a decoder writes
+    target = "" if target is None else str(target) if at is None else str(target.text or target.token)
+    rows = [[float(f"{x:.5g}") for x in row] for row in np.atleast_2d(scores)]
+    return {"method": readable(str(one.method), width=40), "target": readable(target, width=40), "at": at,
+            "scores": rows if scores.ndim == 2 else rows[0]}
 
 
 def _pixels(image, sheet):
@@ -762,7 +821,6 @@ def small_maps(weights):
         the bytes (zlib) of the codes [layer, head, row, column], fineness 255, and the form of the whole maps.
     """
     n_layers, n_heads, n_queries, n_keys = weights.shape
-    rows, columns = min(THUMB, n_queries), min(THUMB, n_keys)
     rows, columns = min(THUMB, n_queries), min(THUMB, n_keys)
     tops, lefts = (np.ceil(np.arange(few) * many / few).astype(int) for few, many in ((rows, n_queries), (columns, n_keys)))
     form = {"shape": list(weights.shape), "causal": is_causal(weights)}

@@ -8,7 +8,8 @@ export async function inflate(bytes) {
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
-const DIGITS = Uint8Array.from({ length: 128 }, (_, code) => "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%.()*+-;,=>?@^_`{|}~".indexOf(String.fromCharCode(code)));
+const LETTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz!#$%.()*+-;,=>?@^_`{|}~";
+const DIGITS = Uint8Array.from({ length: 128 }, (_, code) => LETTERS.indexOf(String.fromCharCode(code)));
 
 // Bytes as a saved page holds them (viewer.py, `_as_text`): five characters are four bytes; before a colon stands how many bytes there are.
 export function fromBase85(text) {
@@ -54,7 +55,8 @@ export class Maps {
     this.nan = nan;
     const codes = [...Array(256).keys()];
     this.weights = Float32Array.from(codes, (code) => weightOf(code, fineness));
-    this.errors = Float32Array.from(codes, (code) => Math.abs(weightOf(code + (code < 128 && this.signed ? -0.5 : 0.5), fineness) - weightOf(code, fineness)));
+    const edge = (code) => code + (code < 128 && this.signed ? -0.5 : 0.5);
+    this.errors = Float32Array.from(codes, (code) => Math.abs(weightOf(edge(code), fineness) - weightOf(code, fineness)));
     this.sizes = this.signed ? Uint8Array.from(codes, (code) => Math.abs(code - 128)) : Uint8Array.from(codes);
   }
 

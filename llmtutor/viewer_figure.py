@@ -13,13 +13,15 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import PathPatch, Rectangle
 from matplotlib.path import Path as Curve
+from PIL import Image
 
 from . import plots
 from .fonts import readable, writable
 
 SIZES = {"paper": (3.5, 3.9, 7), "slide": (13.33, 7.5, 16)}  # width and height in inches, size of the letters in points
 WORDS = {
-    "en": {"layer": "layer", "head": "head", "heads": "heads", "mean": "average", "max": "maximum", "hidden": "hidden: {}; rest of each row scaled to 1",
+    "en": {"layer": "layer", "head": "head", "heads": "heads", "mean": "average", "max": "maximum",
+           "hidden": "hidden: {}; rest of each row scaled to 1",
            "query": "what {} ({}) looks at", "key": "who looks at {} ({})", "below": "below {:.2f} not drawn", "looks": "query (looks)",
            "looked": "key (looked at)", "parts": {"encoder": "encoder", "decoder": "decoder", "cross": "cross-attention"},
            "units": {"characters": "characters", "words": "words"}},
@@ -55,7 +57,8 @@ def caption(scene):
     words, sheet = WORDS[scene["lang"]], scene["sheet"]
     numbers = ", ".join(map(str, scene["heads"]))
     several = f" ({words[scene['combine']]})" if len(scene["heads"]) > 1 else ""
-    named = [kind for kind, rows in sheet["names"].items() if len(scene["heads"]) == 1 and [scene["layer"], scene["heads"][0]] in [row[:2] for row in rows]]
+    one = [scene["layer"], *scene["heads"]]  # a head has a name only where it is shown alone
+    named = [kind for kind, rows in sheet["names"].items() if one in [row[:2] for row in rows]]
     place = f"{words['layer']} {scene['layer']}, {words['heads' if several else 'head']} {numbers}{several}"
     parts = [words["parts"].get(scene["part"], ""), place, *named, words["units"].get(scene["unit"], "")]
     keys = sheet["key_tokens"] or sheet["tokens"]
@@ -80,7 +83,9 @@ def picture(scene) -> bytes:
                   title=readable(f"{name} · {scene['title']}", width=70), scale=_scale(scene))
     out = io.BytesIO()
     figure.savefig(out, format="png", dpi=90, metadata={"Software": None})
-    return out.getvalue()
+    small = io.BytesIO()  # a notebook keeps it: 128 colours are half as many bytes
+    Image.open(out).convert("RGB").quantize(128, method=Image.Quantize.MEDIANCUT).save(small, format="png", optimize=True)
+    return small.getvalue()
 
 
 def figure(scene, path=None, size="paper"):
@@ -177,7 +182,8 @@ def _lines(axes, scene, weights, points):
         pinned = scene["key" if side else "query"]
         shaded = row if row is not None and pinned is None else None
         for place, token in enumerate(tokens):
-            box = {"facecolor": cmap(norm(shaded[place])) if shaded is not None else "none", "edgecolor": "#c2410c" if place == pinned else "none", "pad": 1}
+            box = {"facecolor": cmap(norm(shaded[place])) if shaded is not None else "none",
+                   "edgecolor": "#c2410c" if place == pinned else "none", "pad": 1}
             axes.text(1.04 if side else -0.04, place, writable(readable(token)), ha="left" if side else "right", va="center",
                       fontsize=min(points, 72 * 6 / len(tokens)), bbox=box, color=_ink(box["facecolor"]))
         axes.text(side, -1, words["looked" if side else "looks"], ha="left" if side else "right", va="bottom", fontsize=points)

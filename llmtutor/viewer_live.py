@@ -24,28 +24,48 @@ class Live:
         if not (hasattr(lm, "model") and hasattr(lm, "tokenizer")):
             raise TypeError(f"lm must be what llmtutor.load returns (with .model and .tokenizer); got {type(lm).__name__}")
         self.lm, self.text = lm, None
-        self.follow(att)
         self._two_stacks = bool(lm.model.config.is_encoder_decoder)
-        single = not self._two_stacks and self.text is not None
-        predicts = single and lm.model.get_output_embeddings() is not None
-        self.can = ["read"] * (lm.tokenizer is not None) + ["predict"] * predicts + ["steps"] * single
+        self.follow(att)
+        runs = self.text is not None
+        predicts = runs and lm.model.get_output_embeddings() is not None
+        self.can = ["read"] * (lm.tokenizer is not None) + ["predict"] * predicts + ["steps"] * runs
 
     def follow(self, att):
         """The maps that are shown belong to another text now: predictions and steps are of that text."""
-        info = att.info if hasattr(att, "info") else {}
+        two = hasattr(att, "cross")
+        info = getattr(att.encoder if two else att, "info", None) or {}
         text, pair = (*(info.get("read") or [info.get("text")]), None)[:2]
-        self.text = text if pair is None else None
+        written = [number for piece in att.decoder.pieces or [] for number in piece.ids] if two else []  # what its decoder has read
+        self.text = text if pair is None and two == self._two_stacks and bool(written) == two else None
+        self._written = written, list(att.decoder.tokens) if two else []
 
     def read(self, text):
         """Read a text; return its maps."""
         return attend(self.lm, text, generate=MAX_NEW if self._two_stacks else 0)
 
-    def predict(self, at=None, without=()):
+    def _reading(self):
+        """Return a function that runs the model once on the text, and the tokens that look and are looked at in each part."""
+        import torch
+
+        from .explain.reading import read
+
+        reading = read(self.lm, self.text, wants_target=False)
+        if not self._two_stacks:
+            return reading.forward, {"self": (reading.tokens, reading.tokens)}
+        ids, written = self._written
+        inputs = {"input_ids": reading.ids, "attention_mask": torch.ones_like(reading.ids), "use_cache": False,
+                  "decoder_input_ids": torch.tensor([ids], device=reading.ids.device)}
+        source = reading.tokens
+        return (lambda: self.lm.model(**inputs)), {"encoder": (source, source), "decoder": (written, written), "cross": (written, source)}
+
+    def predict(self, at=None, without=(), part="self"):
         """The likeliest tokens after the token `at` (at its place, for models that fill in masks), without some heads too.
 
         Args:
             at: index of a token; None means the last one.
             without: list of [layer, head].
+            part: of an encoder-decoder, whose heads these are, and which token `at` counts: the one that its decoder has read
+                last is meant where it looks at the encoder.
 
         Returns:
             {"after": the token, "filled": whether its own place is predicted, "rows": [{"token", "before", "now"}]}, probabilities from
@@ -55,15 +75,17 @@ class Live:
 
         from . import tokens
         from .explain import ablate
-        from .explain.reading import quiet, read
+        from .explain.reading import quiet
 
-        reading = read(self.lm, self.text, wants_target=False)
-        at = len(reading.tokens) - 1 if at is None else at
+        forward, names = self._reading()
+        writes = names["decoder" if self._two_stacks else "self"][0]
+        at = len(writes) - 1 if at is None or part == "encoder" else at
+        options = {"part": part} if self._two_stacks else {}
 
         def probabilities(heads):
-            removed = ablate(self.lm, heads) if heads else contextlib.nullcontext()  # any model predicts, not all can be ablated
+            removed = ablate(self.lm, heads, **options) if heads else contextlib.nullcontext()  # any model predicts, not all can be ablated
             with torch.no_grad(), quiet(self.lm.model), removed:
-                return reading.forward().logits[0, at].float().softmax(-1)
+                return forward().logits[0, at].float().softmax(-1)
 
         before = probabilities([])
         now = probabilities([tuple(head) for head in without]) if without else before
@@ -72,12 +94,13 @@ class Live:
         name = {n: tokens.pieces(self.lm.tokenizer, [n])[0].text if n < known else f"token {n}" for n in chosen}
         rows = [{"token": name[n], "before": float(before[n]), "now": float(now[n])} for n in chosen]
         filled = type(self.lm.model).__name__.endswith("ForMaskedLM")
-        return {"after": reading.tokens[at], "filled": filled, "rows": sorted(rows, key=lambda row: -max(row["before"], row["now"]))}
+        return {"after": writes[at], "filled": filled, "rows": sorted(rows, key=lambda row: -max(row["before"], row["now"]))}
 
     def steps(self, part, layer, head, query=None):
         """How one head turns a query into what it passes on: query times key, scale, mask, softmax, values.
 
         Args:
+            part: "self"; of an encoder-decoder "encoder", "decoder" or "cross".
             layer, head: their true numbers.
             query: index of the token that looks; None means the last one.
 
@@ -88,28 +111,27 @@ class Live:
         import torch
         from transformers import AttentionInterface
 
-        from .explain.reading import read
-
-        reading = read(self.lm, self.text, wants_target=False)
-        query = len(reading.tokens) - 1 if query is None else query
+        forward, names = self._reading()
+        queries, keys = names[part]
+        query = len(queries) - 1 if query is None else query
         recorder, found = _Watched([layer]), {}
 
         def watch(module, q, k, v, mask, scaling=None, **options):
             mixed = capture._capture(module, q, k, v, mask, scaling, **options)
-            if recorder.last == ("self", layer):
+            if recorder.last == (part, layer):
                 found.update(q=q, k=k, v=v, mask=mask, scaling=scaling, options=options)
             return mixed
 
         with capture.capturing(self.lm.model, recorder), torch.no_grad():
             AttentionInterface.register(capture.NAME, watch)  # `capturing` puts its own back when it is entered again
             try:
-                reading.forward()
+                forward()
             finally:
                 AttentionInterface.register(capture.NAME, capture._capture)
         if not found:
             raise ValueError(f"layer {layer} has no attention that could be shown step by step")
-        found["weights"] = torch.from_numpy(recorder.maps()[layer])
-        return {"layer": layer, "head": head} | _row(found, head, query, reading.tokens)
+        found["weights"] = torch.from_numpy(recorder.maps(part)[layer])
+        return {"layer": layer, "head": head} | _row(found, head, query, queries[query], keys)
 
 
 class _Watched(capture.Recorder):
@@ -122,7 +144,7 @@ class _Watched(capture.Recorder):
         return self.last
 
 
-def _row(found, head, query, tokens):
+def _row(found, head, query, looks, tokens):
     """The numbers of one row of one head, from the tensors of its layer [batch, head, token, d_head]."""
     q = found["q"][0, head, query].float()
     shared = found["q"].shape[1] // found["k"].shape[1]  # query heads that share one key head
@@ -133,12 +155,17 @@ def _row(found, head, query, tokens):
     cap, bias = found["options"].get("softcap"), found["options"].get("position_bias")
     scores = (scores / cap).tanh() * cap if cap else scores
     bias = dots * 0 if bias is None else bias.expand(*bias.shape[:1], found["q"].shape[1], -1, -1)[0, head, query].float()
-    mask = dots * 0 if found["mask"] is None else found["mask"][0, min(head, found["mask"].shape[1] - 1), query, :len(dots)].float()
+    mask = dots * 0 if found["mask"] is None else _at(found["mask"], head, query)[:len(dots)].float()
     masked = scores + bias + mask
     keys = [{"token": token, "k": _short(k[n]), "dot": float(dots[n]), "scaled": float(scores[n]), "bias": float(bias[n]),
              "masked": float(masked[n]) if mask[n] > -1e4 else None, "weight": float(weights[n]), "v": _short(v[n])}
             for n, token in enumerate(tokens)]
-    return {"query": {"token": tokens[query], "index": query, "vector": _short(q)}, "scale": scale, "keys": keys, "output": _short(weights @ v)}
+    return {"query": {"token": looks, "index": query, "vector": _short(q)}, "scale": scale, "keys": keys, "output": _short(weights @ v)}
+
+
+def _at(mask, head, query):
+    """The row of a mask [batch, head, query, key] in which one head or one query may stand for all."""
+    return mask[0, min(head, mask.shape[1] - 1), min(query, mask.shape[2] - 1)]
 
 
 def _short(vector):

@@ -10,7 +10,8 @@ export class SvgPen {
     this.parts = [];
     this.clips = 0;
     this.states = [];
-    Object.assign(this, { matrix: [1, 0, 0, 1, 0, 0], clipId: "", globalAlpha: 1, lineWidth: 1, fillStyle: "black", strokeStyle: "black", font: "14px sans-serif" });
+    Object.assign(this, { matrix: [1, 0, 0, 1, 0, 0], clipId: "", globalAlpha: 1, lineWidth: 1, fillStyle: "black", strokeStyle: "black",
+      font: "14px sans-serif" });
   }
 
   save() { this.states.push({ matrix: [...this.matrix], clipId: this.clipId }); }
@@ -34,13 +35,16 @@ export class SvgPen {
 
   clearRect() {}
   fillRect(x, y, width, height) { this.write("rect", { x, y, width, height, fill: this.fillStyle }); }
-  strokeRect(x, y, width, height) { this.write("rect", { x, y, width, height, fill: "none", stroke: this.strokeStyle, "stroke-width": this.lineWidth }); }
+  strokeRect(x, y, width, height) {
+    this.write("rect", { x, y, width, height, fill: "none", stroke: this.strokeStyle, "stroke-width": this.lineWidth });
+  }
   beginPath() { this.path = []; }
   moveTo(x, y) { this.path.push(`M${x.toFixed(2)} ${y.toFixed(2)}`); }
   lineTo(x, y) { this.path.push(`L${x.toFixed(2)} ${y.toFixed(2)}`); }
   bezierCurveTo(...points) { this.path.push(`C${points.map((value) => value.toFixed(2)).join(" ")}`); }
   stroke() {
-    this.write("path", { d: this.path.join(""), fill: "none", stroke: this.strokeStyle, "stroke-width": this.lineWidth, "stroke-opacity": this.globalAlpha });
+    this.write("path", { d: this.path.join(""), fill: "none", stroke: this.strokeStyle, "stroke-width": this.lineWidth,
+      "stroke-opacity": this.globalAlpha });
   }
   rect(x, y, width, height) { this.box = { x, y, width, height }; }
   clip() { // of a rectangle
@@ -52,8 +56,10 @@ export class SvgPen {
 
   fillText(text, x, y) {
     const [, style = "", size, family] = this.font.match(/^(\d+ )?([\d.]+)px (.*)$/);
-    this.write("text", { x, y, dy: this.textBaseline === "middle" ? 0.35 * size : 0, fill: this.fillStyle, "font-size": Number(size), "font-family": family,
-      ...(style ? { "font-weight": style.trim() } : {}), "text-anchor": { left: "start", center: "middle", right: "end" }[this.textAlign] || "start" }, text);
+    const dy = this.textBaseline === "middle" ? 0.35 * size : 0;
+    const anchor = { left: "start", center: "middle", right: "end" }[this.textAlign] || "start";
+    this.write("text", { x, y, dy, fill: this.fillStyle, "font-size": Number(size), "font-family": family,
+      ...(style ? { "font-weight": style.trim() } : {}), "text-anchor": anchor }, text);
   }
 
   // A picture of one pixel a cell, as rectangles: neighbours of one colour are one. Many cells stay pixels.
@@ -81,7 +87,10 @@ export class SvgPen {
 const escaped = (text) => String(text).replace(/[&<>"]/g, (char) => `&#${char.charCodeAt(0)};`);
 
 // Sizes in the units of the drawing, and what they become: a column of print, 3.5 inches at 300 dots, and a slide.
-const FIGURES = { paper: { width: 672, ratio: 1050 / 672, attributes: 'width="3.5in"' }, slide: { width: 1280, height: 720, ratio: 1.5, attributes: 'width="1280"' } };
+const FIGURES = {
+  paper: { width: 672, ratio: 1050 / 672, attributes: 'width="3.5in"' },
+  slide: { width: 1280, height: 720, ratio: 1.5, attributes: 'width="1280"' },
+};
 
 // The exact state as a figure with its caption; `paper` and `ink` are those of print, whatever the theme.
 export function figureOf(explorer, size, makePen) {
@@ -165,7 +174,7 @@ class Explanations {
     this.explorer = explorer;
     this.all = explorer.about.explanations || [];
     this.tabs = [null, ...this.all].map((one, number) => h("button", { type: "button", role: "tab", onclick: () => explorer.set({ tab: number }),
-      onkeydown: (event) => this.key(event, number) }, one ? one.method : ""));
+      onkeydown: (event) => this.key(event, number) }));
     this.line = h("p", { class: "note" });
     this.box = h("div", { class: "explanations" }, h("div", { class: "buttons", role: "tablist" }, ...this.tabs), this.line);
     this.box.hidden = !this.all.length;
@@ -193,16 +202,17 @@ class Explanations {
 
   show() {
     const { t, state } = this.explorer;
-    this.tabs[0].textContent = t.attention;
     this.tabs.forEach((tab, number) => {
+      tab.textContent = number ? t.methodName(this.all[number - 1].method) : t.attention;
       tab.setAttribute("aria-selected", number === state.get("tab"));
       tab.setAttribute("aria-pressed", number === state.get("tab"));
       tab.tabIndex = number === state.get("tab") ? 0 : -1;
     });
     const one = this.all[state.get("tab") - 1];
     const scores = this.scores();
-    const about = one && scores ? `${t.scoresOf(one.method, one.target, Math.max(...scores.map(Math.abs)).toPrecision(2))} ` : "";
-    this.line.textContent = `${about}${t.caution}`;
+    const top = scores && Math.max(...scores.map(Math.abs)).toPrecision(2);
+    const target = one && one.at !== null ? t.targetAt(one.target, one.at) : one?.target;
+    this.line.textContent = `${one && scores ? `${t.scoresOf(t.methodName(one.method), target, top)} ` : ""}${t.caution}`;
   }
 
   // Colour the text by the scores; false where attention colours it.
@@ -254,7 +264,8 @@ class Writing {
     [this.back.textContent, this.on.textContent] = [t.stepBack, t.stepOn];
     const { now } = this;
     const count = sheet.tokens.length - sheet.prompt;
-    this.line.textContent = now === null ? t.wrote(count) : t.writes(now - sheet.prompt + 1, count, this.explorer.name("query", now), this.explorer.name("query", now - 1));
+    this.line.textContent = now === null ? t.wrote(count)
+      : t.writes(now - sheet.prompt + 1, count, this.explorer.name("query", now), this.explorer.name("query", now - 1));
     const own = strips.find(({ side }) => side !== "key");
     own.spans.forEach((span, index) => {
       span.classList.toggle("generated", index >= sheet.prompt);
@@ -353,11 +364,13 @@ class Live {
     this.steps = h("details", { class: "steps", ontoggle: () => this.showSteps() }, this.stepsTitle, this.stepsBody);
     this.parts = {
       read: h("label", { class: "field typing" }, this.typingLabel, this.typing, this.answer),
-      predict: h("div", { class: "field ablation" }, h("div", { class: "range" }, this.removeButton, this.restoreButton, this.removed), h("div", { class: "row", tabindex: 0 }, this.predictions)),
+      predict: h("div", { class: "field ablation" }, h("div", { class: "range" }, this.removeButton, this.restoreButton, this.removed),
+        h("div", { class: "row", tabindex: 0 }, this.predictions)),
       steps: this.steps,
     };
     for (const [name, part] of Object.entries(this.parts)) part.hidden = !this.can.includes(name);
-    this.box = h("section", { class: "live" }, ...Object.values(this.parts));
+    this.asleep = h("p", { class: "note asleep", hidden: !live.length || Boolean(explorer.state.ask) }); // kept in a notebook, without its kernel
+    this.box = h("section", { class: "live" }, ...Object.values(this.parts), this.asleep);
   }
 
   close() { clearTimeout(this.timer); }
@@ -394,9 +407,10 @@ class Live {
   }
 
   show() {
-    if (!this.can.length) return;
     const { explorer } = this;
     const { t, state } = explorer;
+    this.asleep.textContent = t.asleep;
+    if (!this.can.length) return;
     this.typingLabel.textContent = t.typeHere;
     const chosen = state.get("heads").map((head) => [state.get("layer"), head]);
     const gone = state.get("ablated");
@@ -443,7 +457,7 @@ class Live {
 
   predict() {
     const { position } = this;
-    const details = { at: Number.isFinite(position) ? position : null, without: this.explorer.state.get("ablated") };
+    const details = { at: Number.isFinite(position) ? position : null, without: this.explorer.state.get("ablated"), part: this.explorer.part.name };
     this.asked("predicted", "predict", details, (answer) => this.showPredictions(answer));
   }
 
@@ -454,10 +468,11 @@ class Live {
     const body = rows.map(({ token, before, now }) => {
       const bars = h("td", { class: "bars", "aria-hidden": "true" }, bar(before), ...(removed ? [bar(now, "without")] : []));
       return h("tr", {}, h("th", { scope: "row", dir: "auto" }, `\u2068${token}\u2069`), h("td", {}, probability(before)),
-        ...(removed ? [h("td", {}, probability(now)), h("td", {}, (now >= before ? "+" : "−") + probability(Math.abs(now - before)))] : []), bars);
+        ...(removed ? [h("td", {}, probability(now)), h("td", {}, change(now - before))] : []), bars);
     });
-    this.predictions.replaceChildren(h("caption", {}, failed || (filled ? t.filledAt : t.nextAfter)(`“\u2068${after}\u2069”`)), h("thead", {}, h("tr", {}, head(t.token), head(t.probability),
-      ...(removed ? [head(t.probabilityWithout), head(t.change)] : []), h("td"))), h("tbody", {}, ...body));
+    const caption = failed || (filled ? t.filledAt : t.nextAfter)(`“\u2068${after}\u2069”`);
+    const columns = [head(t.token), head(t.probability), ...(removed ? [head(t.probabilityWithout), head(t.change)] : []), h("td")];
+    this.predictions.replaceChildren(h("caption", {}, caption), h("thead", {}, h("tr", {}, ...columns)), h("tbody", {}, ...body));
   }
 
   showSteps() {
@@ -489,21 +504,27 @@ class Live {
       });
       return canvas;
     };
-    const number = (value) => (value === null ? "−∞" : value.toFixed(Math.abs(value) < 10 ? 3 : 1));
+    const number = (value) => (value === null ? "−∞" : value.toFixed(Math.abs(value) < 10 ? 3 : 1).replace("-", "−"));
     const extra = keys.some((key) => key.bias);
     const columns = [t.key, "k", "q·k", `× ${scale.toPrecision(3)}`, ...(extra ? [t.bias] : []), t.stepMask, "softmax", "v", t.stepValue];
-    const rows = keys.map((key) => h("tr", { class: key.masked === null ? "shut" : "" }, h("th", { scope: "row", dir: "auto" }, `\u2068${key.token}\u2069`),
-      h("td", {}, strip(key.k, tops.k)), h("td", {}, number(key.dot)), h("td", {}, number(key.scaled)), ...(extra ? [h("td", {}, number(key.bias))] : []),
-      h("td", {}, number(key.masked)), h("td", {}, h("span", { class: "weight" }, key.weight.toFixed(3)), bar(key.weight)), h("td", {}, strip(key.v, tops.v)),
-      h("td", {}, strip(key.v.map((value) => value * key.weight), tops.v))));
+    const cells = (key) => [
+      [strip(key.k, tops.k)], [number(key.dot)], [number(key.scaled)], ...(extra ? [[number(key.bias)]] : []), [number(key.masked)],
+      [h("span", { class: "weight" }, key.weight.toFixed(3)), bar(key.weight)],
+      [strip(key.v, tops.v)], [strip(key.v.map((value) => value * key.weight), tops.v)],
+    ];
+    const rows = keys.map((key) => h("tr", { class: key.masked === null ? "shut" : "" },
+      h("th", { scope: "row", dir: "auto" }, `\u2068${key.token}\u2069`), ...cells(key).map((parts) => h("td", {}, ...parts))));
+    const sum = [h("th", { scope: "row", colspan: columns.length - 1 }, t.stepSum), h("td", {}, strip(output, tops.v))];
     this.stepsBody.replaceChildren(
       h("p", { class: "note" }, t.stepsNote(`L${layer} H${head}`, query.token), " q = ", strip(query.vector, tops.k)),
-      h("div", { class: "row", tabindex: 0 }, h("table", {}, h("caption", {}, t.stepsCaption), h("thead", {}, h("tr", {}, ...columns.map((text) => h("th", { scope: "col" }, text)))),
-        h("tbody", {}, ...rows), h("tfoot", {}, h("tr", {}, h("th", { scope: "row", colspan: columns.length - 1 }, t.stepSum), h("td", {}, strip(output, tops.v)))))));
+      h("div", { class: "row", tabindex: 0 }, h("table", {}, h("caption", {}, t.stepsCaption),
+        h("thead", {}, h("tr", {}, ...columns.map((text) => h("th", { scope: "col" }, text)))),
+        h("tbody", {}, ...rows), h("tfoot", {}, h("tr", {}, ...sum)))));
   }
 }
 
 const probability = (p) => p.toFixed(p < 0.0995 ? 4 : 3);
+const change = (by) => (Math.abs(by) < 5e-5 ? "0.0000" : (by > 0 ? "+" : "−") + probability(Math.abs(by)));
 
 function bar(share, name = "") {
   const element = h("span", { class: `bar ${name}` });

@@ -1,5 +1,12 @@
 // What the explorer says, in English and Chinese. Part of one module, see viewer.js.
 
+// Of the methods in llmtutor.explain; their own names are English.
+const CHINESE_METHODS = {
+  attention: "注意力", "value-weighted attention": "值加权注意力", "gradient x attention": "梯度 × 注意力", "gradient x input": "梯度 × 输入",
+  "integrated gradients": "积分梯度", occlusion: "遮挡法", rollout: "注意力展开", "rollout above null": "注意力展开（高于零模型）",
+  "value zeroing": "值置零", "value zeroing, output": "值置零（输出）", "logit lens": "logit 透镜", "by hand": "手工给出",
+};
+
 const WORDS = {
   en: {
     layer: "Layer", heads: "Heads", allHeads: "all heads of this layer", overview: "All heads",
@@ -13,7 +20,8 @@ const WORDS = {
     axes: "Row: query, the token that looks. Column: key, the token looked at.",
     detailKeys: "Attention map. Up and down pin a query, left and right move along the keys, Escape unpins.",
     linesKeys: "Two columns of tokens. Arrow keys pin a token, Escape unpins.",
-    stripKeys: (side) => `Tokens as ${side === "query" ? "queries (they look)" : "keys (they are looked at)"}. Arrow keys pin a token, Escape unpins.`,
+    stripKeys: (side) => `Tokens as ${side === "query" ? "queries (they look)" : "keys (they are looked at)"}. `
+      + "Arrow keys pin a token, Escape unpins.",
     pair: (q, k) => `query ${q} looks at key ${k}`, weight: (w, e) => `weight ${w} ± ${e}`, rank: (r, n) => `rank ${r} of ${n}`,
     ofRow: "among the keys of this query", ofColumn: "among the queries of this key",
     masked: "masked: a later token cannot be looked at", hidden: "hidden", isNaN: "not a number (NaN)",
@@ -30,9 +38,11 @@ const WORDS = {
     part: "Attention", parts: { self: "self-attention", encoder: "encoder", decoder: "decoder", cross: "cross-attention (decoder looks at encoder)" },
     unit: "Read in", units: { tokens: "tokens", characters: "characters", words: "words" },
     unitRule: (unit) => `In ${unit}: the weights of a key's tokens are summed, those of a query's tokens averaged.`,
-    find: "Find a head", sortBy: "Sort the heads by", byNumber: "by number", byEntropy: "by entropy (bits), lowest first", bySink: "by share on the first token",
+    find: "Find a head", sortBy: "Sort the heads by", byNumber: "by number", byEntropy: "by entropy (bits), lowest first",
+    bySink: "by share on the first token",
     bySize: "by size of the difference",
-    kinds: { previous: "previous token", first: "first token", duplicate: "duplicate token", induction: "induction", pronoun: "pronoun", binding: "binding" },
+    kinds: { previous: "previous token", first: "first token", duplicate: "duplicate token", induction: "induction", pronoun: "pronoun",
+      binding: "binding" },
     overviewSigned: "Row: layer. Column: head. Bar: size of the difference. Click one; Shift+click adds a head of the same layer.",
     differenceName: "difference", signedNote: "Difference of two maps: blue where the first looks more, orange where the second does.",
     fetching: "Fetching the map of this head ...",
@@ -40,14 +50,17 @@ const WORDS = {
     figure: "Figure", formats: ["PNG, paper", "PNG, slide", "SVG, paper", "SVG, slide"], save: "Save",
     attention: "Attention", caution: "Attention says where a head looks; that alone does not explain what the model does (chapter 06).",
     scoresOf: (method, target, top) => `Scores of ${method}${target ? ` for ${target}` : ""}: blue for it, orange against it; darkest: ${top}.`,
+    targetAt: (token, at) => `“\u2068${token}\u2069” at ${at}`, inBrackets: (text) => ` (${text})`, methodName: (name) => name,
     stepBack: "◀ back", stepOn: "on ▶", wrote: (n) => `The model wrote ${n} tokens; step through them.`,
     writes: (k, n, token, from) => `Token ${k} of ${n}: ${token}, written from ${from}.`,
     typeHere: "Text: type, and the model reads it", reads: "The model reads ...",
     takeOut: (heads) => `Remove ${heads} from the model`, putBack: (heads) => `Put ${heads} back`, putAllBack: "Put all back",
-    takenOut: (heads) => `Removed: ${heads}`, nextAfter: (token) => `What the model expects after ${token}`, filledAt: (token) => `What the model expects in place of ${token}`, probability: "probability",
+    takenOut: (heads) => `Removed: ${heads}`, nextAfter: (token) => `What the model expects after ${token}`,
+    filledAt: (token) => `What the model expects in place of ${token}`, probability: "probability",
     probabilityWithout: "without the heads", change: "change",
     stepsTitle: "One head step by step: q·k, scale, mask, softmax, values", stepsNote: (head, token) => `${head}, query ${token}`,
     stepsCaption: "Row by row: query times key, scaled, masked, made a share, and the value that the share takes along",
+    asleep: "This needs Python: run the cell, and the explorer can read another text, fetch large maps and ask the model.",
     stepMask: "+ mask", bias: "+ position", stepValue: "weight × v", stepSum: "sum: what the head passes on",
   },
   zh: {
@@ -81,15 +94,19 @@ const WORDS = {
     lazy: (mb) => `全部注意力图约 ${mb} MB，故留在 Python 中：看哪个头，就取哪个头的图。`,
     figure: "图片", formats: ["PNG，论文", "PNG，幻灯片", "SVG，论文", "SVG，幻灯片"], save: "保存",
     attention: "注意力", caution: "注意力只说明一个头在看哪里，并不足以解释模型的行为（见第 06 章）。",
-    scoresOf: (method, target, top) => `${method} 的得分${target ? `（针对 ${target}）` : ""}：蓝色支持，橙色反对；最深处为 ${top}。`,
+    scoresOf: (method, target, top) => `“${method}”的得分${target ? `（针对${target}）` : ""}：蓝色支持，橙色反对；最深处为 ${top}。`,
+    targetAt: (token, at) => `位置 ${at} 的“\u2068${token}\u2069”`, inBrackets: (text) => `（${text}）`,
+    methodName: (name) => CHINESE_METHODS[name] || name,
     stepBack: "◀ 上一步", stepOn: "下一步 ▶", wrote: (n) => `模型写了 ${n} 个词元，可逐个查看。`,
     writes: (k, n, token, from) => `第 ${k} 个词元（共 ${n} 个）：${token}，由 ${from} 处写出。`,
     typeHere: "文本：直接输入，模型随即阅读", reads: "模型正在阅读……",
     takeOut: (heads) => `从模型中移除 ${heads}`, putBack: (heads) => `放回 ${heads}`, putAllBack: "全部放回",
-    takenOut: (heads) => `已移除：${heads}`, nextAfter: (token) => `模型预测 ${token} 之后的词元`, filledAt: (token) => `模型预测 ${token} 处的词元`, probability: "概率",
+    takenOut: (heads) => `已移除：${heads}`, nextAfter: (token) => `模型预测 ${token} 之后的词元`,
+    filledAt: (token) => `模型预测 ${token} 处的词元`, probability: "概率",
     probabilityWithout: "移除后", change: "变化",
     stepsTitle: "逐步看一个头：q·k、缩放、掩码、softmax、值", stepsNote: (head, token) => `${head}，查询 ${token}`,
     stepsCaption: "逐行：查询与键相乘、缩放、加掩码、化为份额，再按份额取值",
+    asleep: "此功能需要 Python：运行这个单元格后，即可输入新文本、取用大图并向模型提问。",
     stepMask: "+ 掩码", bias: "+ 位置", stepValue: "权重 × v", stepSum: "总和：这个头传下去的内容",
   },
 };

@@ -42,8 +42,11 @@ def cut_namespace():
 
 
 @contextlib.contextmanager
-def jupyterlab(folder, inside=()):
-    """Start a JupyterLab server on `folder` and yield its address; settings and signatures stay in the folder."""
+def jupyterlab(folder, inside=(), app="jupyterlab"):
+    """Start a JupyterLab server on `folder` and yield its address; settings and signatures stay in the folder.
+
+    With `app="notebook"` it is Notebook 7, whose pages lie under /notebooks instead of /doc/tree.
+    """
     home = Path(folder) / ".jupyter"
     (home / "labconfig").mkdir(parents=True)
     # Without this, JupyterLab asks whether to fetch news, above the notebook.
@@ -53,9 +56,10 @@ def jupyterlab(folder, inside=()):
                    "JUPYTER_RUNTIME_DIR": str(home / "run"), "IPYTHONDIR": str(home / "ipython"), "OMP_NUM_THREADS": "1"}
     environment.pop("MPLBACKEND", None)  # the kernel chooses its own
     port = _free_port()
-    command = [*inside, sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1",
+    settings = "LabApp" if app == "jupyterlab" else "JupyterNotebookApp"
+    command = [*inside, sys.executable, "-m", app, "--no-browser", "--allow-root", "--ServerApp.ip=127.0.0.1",
                f"--ServerApp.port={port}", "--IdentityProvider.token=", f"--ServerApp.root_dir={folder}",
-               "--LabApp.extension_manager=readonly"]
+               f"--{settings}.extension_manager=readonly"]
     log = home / "server.log"
     with log.open("wb") as out:
         server = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT, env=environment, cwd=folder)

@@ -75,6 +75,56 @@ def test_the_steps_end_in_the_weights_of_attend(lm, make, layer, head):
     assert np.array_equal(again.weights, att.weights)
 
 
+def tiny_t5(lm):
+    """An encoder-decoder of random weights that adds a bias of positions, which the decoder reads with the course's tokenizer."""
+    import torch
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    torch.manual_seed(0)
+    config = T5Config(vocab_size=len(lm.tokenizer), d_model=24, d_kv=8, d_ff=16, num_layers=2, num_heads=3, decoder_start_token_id=0,
+                      initializer_factor=1.5)
+    return type(lm)(T5ForConditionalGeneration(config).eval(), lm.tokenizer, lm.info)
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder", "cross"])
+@pytest.mark.parametrize("make", [lambda lm: lt.load("story-translator"), tiny_t5], ids=["marian", "t5"])
+def test_the_steps_of_each_stack(lm, make, part):
+    lm = make(lm)
+    att = lt.attend(lm, TEXT, target="Tom saw the ball.")
+    layer, head = getattr(att, part).layers[-1], 1
+    row = getattr(att, part)[layer, head][2]
+    live = Live(lm, att)
+    steps = live.steps(part, layer, head, 2)
+    assert [key["weight"] for key in steps["keys"]] == pytest.approx(row.tolist(), abs=1e-5)
+    assert [key["token"] for key in steps["keys"]] == getattr(att, part).key_tokens and steps["query"]["token"] == getattr(att, part).tokens[2]
+    seen = [key for key in steps["keys"] if key["masked"] is not None]
+    assert len(seen) == (3 if part == "decoder" else len(row))
+    powers = np.exp(np.array([key["masked"] for key in seen]) - max(key["masked"] for key in seen))
+    assert powers / powers.sum() == pytest.approx([key["weight"] for key in seen], abs=1e-4)
+    dots = [float(np.dot(steps["query"]["vector"], key["k"])) for key in seen]
+    assert [key["dot"] for key in seen] == pytest.approx(dots, rel=2e-3, abs=2e-3)
+    other = live.steps(part, layer, 0, 2)  # these checks notice another head
+    assert [key["weight"] for key in other["keys"]] != pytest.approx(row.tolist(), abs=1e-3)
+
+
+@pytest.mark.parametrize("part", ["encoder", "decoder", "cross"])
+def test_heads_of_each_stack_are_removed(part):
+    import torch
+
+    lm = lt.load("story-translator")
+    att = lt.attend(lm, TEXT, generate=4)
+    live = Live(lm, att)
+    written = torch.tensor([[number for piece in att.decoder.pieces for number in piece.ids]])
+    source = torch.tensor([lm.tokenizer(TEXT)["input_ids"]])
+    with torch.no_grad(), lt.explain.ablate(lm, [(0, 1), (1, 2)], part=part):
+        true = lm.model(input_ids=source, decoder_input_ids=written).logits[0, -1].softmax(-1)
+    answer = live.predict(1 if part == "encoder" else None, [[0, 1], [1, 2]], part)
+    nows = [row["now"] for row in answer["rows"]]
+    assert answer["after"] == att.decoder.tokens[-1] and sorted(nows, reverse=True)[:6] == pytest.approx(true.topk(6).values.tolist(), abs=1e-5)
+    for other in {"encoder", "decoder", "cross"} - {part}:
+        assert [row["now"] for row in live.predict(None, [[0, 1], [1, 2]], other)["rows"]] != pytest.approx(nows, abs=1e-3)
+
+
 def test_predictions_with_and_without_heads(lm):
     import torch
 
@@ -97,7 +147,7 @@ def test_what_each_model_can(lm):
     assert Live(lm, lt.attend(lm, TEXT)).can == ["read", "predict", "steps"]
     translator = lt.load("story-translator")
     live = Live(translator, lt.attend(translator, "Lily has a ball.", generate=4))
-    assert live.can == ["read"] and live.read("Tom has a hat.").cross.info["text"] == "Tom has a hat."
+    assert live.can == ["read", "predict", "steps"] and live.read("Tom has a hat.").cross.info["text"] == "Tom has a hat."
     with pytest.raises(TypeError, match="what llmtutor.load returns"):
         lt.explore(lt.attend(lm, TEXT), "story-gpt")
     view = lt.explore(lt.attend(lm, TEXT))
@@ -242,6 +292,27 @@ def test_one_head_step_by_step(talk, lm):
     page.locator("select.head").select_option("0")
     expect(page.locator(".steps .note")).to_contain_text("L2 H0")
     assert [float(x) for x in page.locator(".steps .weight").all_inner_texts()] == pytest.approx(att[2, 0][6].tolist(), abs=6e-4)
+
+
+def test_an_encoder_decoder_in_the_page(talk):
+    lm = lt.load("story-translator")
+    att = lt.attend(lm, "Lily has a red ball.", target="莉莉有一个红球。")
+    page, kernel = talk(lt.explore(att, lm, layer=1, heads=[2], query=3, lang="en"))
+    live = Live(lm, att)
+    expect(page.locator(".predictions caption")).to_contain_text(att.decoder.tokens[3])
+    page.locator(".steps summary").click()
+    expect(page.locator(".steps tbody tr")).to_have_count(len(att.encoder.tokens))
+    weights = [float(x) for x in page.locator(".steps .weight").all_inner_texts()]
+    assert weights == pytest.approx(att.cross[1, 2][3].tolist(), abs=6e-4) != pytest.approx(att.cross[1, 1][3].tolist(), abs=6e-4)
+    page.locator(".remove").click()
+    expect(page.locator(".predictions thead th")).to_have_count(4)
+    rows = live.predict(3, [[1, 2]], "cross")["rows"]
+    assert numbers(page) == [[row["token"], *(pytest.approx(x, abs=6e-4) for x in (row["before"], row["now"], row["now"] - row["before"]))] for row in rows]
+    page.locator("select.part").select_option("encoder")  # other heads: those that were removed are back
+    expect(page.locator(".predictions thead th")).to_have_count(2)
+    assert kernel.view.ablated == [] and kernel.view.part == "encoder"
+    expect(page.locator(".predictions caption")).to_contain_text(att.decoder.tokens[-1])
+    expect(page.locator(".steps tbody tr")).to_have_count(len(att.encoder.tokens))
 
 
 def test_maps_come_when_they_are_looked_at(talk):

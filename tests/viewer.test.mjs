@@ -3,7 +3,7 @@ import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import test from "node:test";
 
-const files = ["viewer_data.js", "viewer_words.js", "viewer_panels.js", "viewer.js"]; // one module, as viewer.py puts it together
+const files = ["viewer_data.js", "viewer_words.js", "viewer_panels.js", "viewer.js", "viewer_places.js"]; // one module, as viewer.py puts it together
 const source = files.map((name) => readFileSync(new URL(`../llmtutor/${name}`, import.meta.url), "utf8")).join("\n");
 const viewer = await import(`data:text/javascript;base64,${Buffer.from(source).toString("base64")}`);
 const { Maps, colourIndex, firstOf, fromBase85, groupOf, inflate, percent, rampColours, rankOf, shorten, weightOf, withError } = viewer;

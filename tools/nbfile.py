@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 EDITIONS = ("en", "zh")
 KEPT_CELL_METADATA = ("tags", "jupyter", "slideshow", "en_hash")
 WIDGET_MIME = "application/vnd.jupyter.widget-view+json"
+EXPLORER = "<!-- llmtutor:explorer -->"  # how the HTML of the attention explorer begins; a picture stands beside it
 NOTEBOOK_METADATA = {  # GitHub and nbconvert colour the code by language_info; a version in it would differ between machines
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {
@@ -112,7 +113,7 @@ def _normal_outputs(cell: dict) -> list[dict]:
     for output in cell.get("outputs", []):
         output = {key: value for key, value in output.items() if key != "transient"}
         if "data" in output:
-            output["data"] = {mime: value for mime, value in output["data"].items() if mime != WIDGET_MIME}
+            output["data"] = {mime: value for mime, value in output["data"].items() if not _is_live(mime, value)}
             output["metadata"] = {
                 mime: value for mime, value in output.get("metadata", {}).items() if mime in output["data"]
             }
@@ -128,6 +129,11 @@ def _normal_outputs(cell: dict) -> list[dict]:
         else:
             outputs.append(output)
     return outputs
+
+
+def _is_live(mime: str, value) -> bool:
+    """True for what needs a kernel or holds the whole explorer; what is committed is the picture beside it."""
+    return mime == WIDGET_MIME or (mime == "text/html" and "".join(value).startswith(EXPLORER))
 
 
 def _give_ids(cells: list[dict]) -> None:
