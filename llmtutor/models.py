@@ -1,5 +1,7 @@
 """Load a language model: one that comes with the course, one in a folder, or one from the Hugging Face Hub.
 
+An adapter (a small change to another model, chapter 04) is loaded like a model: the model that it names, changed.
+
 The names that come with the course always mean the bundled model, whether or not the network answers. A Hub model that
 was downloaded once is read from the cache from then on, so it loads as fast offline; name a `revision` to get another
 version. Weights are read from safetensors files only, because a pickled file can run any program when it is opened, and
@@ -15,10 +17,11 @@ import json
 import os
 import re
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 BUNDLED = Path(__file__).parent / "bundled"
+ADAPTER = "adapter_config.json"  # a folder that holds this one and no config.json is an adapter: a small change to another model
 HUB_SECONDS = 3.5  # how long the Hub may take to answer before we say that it cannot be reached
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack")
 _HUB_NAME = re.compile(r"[\w][\w.-]*(/[\w][\w.-]*)?", re.ASCII)
@@ -106,7 +109,7 @@ def load(name: str | os.PathLike, *, revision: str | None = None) -> LanguageMod
 
 def bundled() -> list[str]:
     """Return the names of the models that come with the course."""
-    return sorted(config.parent.name for config in BUNDLED.glob("*/config.json"))
+    return sorted({config.parent.name for file in ("config.json", ADAPTER) for config in BUNDLED.glob(f"*/{file}")})
 
 
 def cached() -> list[str]:
@@ -120,6 +123,8 @@ def cached() -> list[str]:
 
 def _read_folder(folder: Path, name: str, kind: str) -> LanguageModel:
     config_file = folder / "config.json"
+    if (folder / ADAPTER).is_file() and not config_file.is_file():
+        return _read_adapter(folder, name, kind)
     if not config_file.is_file():
         raise LoadError(f"{name!r} has no config.json, so it is no saved model. Save one there with "
                         "model.save_pretrained(folder) and tokenizer.save_pretrained(folder).")
@@ -238,6 +243,48 @@ def _read_json(file: Path, name: str) -> dict:
 
 def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or ["no message"])[0].rstrip(".")
+
+
+# --- adapters -----------------------------------------------------------------------------------------------------
+
+
+def _read_adapter(folder: Path, name: str, kind: str) -> LanguageModel:
+    """Load the model that a LoRA adapter (as `peft` saves it) names, and add the adapter's change to its weights (chapter 04)."""
+    config, file = _read_json(folder / ADAPTER, name), folder / "adapter_model.safetensors"
+    unusual = [key for key in ("use_dora", "use_rslora", "modules_to_save", "rank_pattern", "alpha_pattern", "lora_bias") if config.get(key)]
+    if config.get("peft_type") != "LORA" or unusual:
+        raise LoadError(f"{name!r} is an adapter of the kind {', '.join([str(config.get('peft_type')), *unusual])}; only plain LoRA is read here. "
+                        "Load it with peft, call merge_and_unload() and save the whole model.")
+    if not file.is_file():
+        _refuse_pickled([file.name for file in folder.iterdir()], name)
+        raise LoadError(f"{name!r} has an {ADAPTER} but no adapter_model.safetensors. Copy or save the adapter again.")
+    base = config.get("base_model_name_or_path")
+    if not base or base == name:
+        raise LoadError(f"the {ADAPTER} of {name!r} does not say which model it changes. Set base_model_name_or_path to its name.")
+    lm = load(base)
+    _merge(lm.model, file, config, name)
+    return LanguageModel(lm.model, lm.tokenizer, replace(lm.info, name=name, kind=kind, revision=None, path=str(folder.resolve())), lm.processor)
+
+
+def _merge(model, file: Path, config: dict, name: str) -> None:
+    """Add alpha / r * B A to each weight that the adapter has a pair (A, B) for, in place."""
+    import torch
+    from safetensors.torch import load_file
+
+    ends, start = (".lora_A.weight", ".lora_B.weight"), "base_model.model."
+    try:
+        parts = load_file(file)
+        places = sorted({key.removesuffix(end) for key in parts for end in ends if key.endswith(end)})
+        if not places or {place + end for place in places for end in ends} != set(parts):
+            raise ValueError("it must hold one A and one B for each matrix and nothing else")
+        with torch.no_grad():
+            for place in places:
+                down, up = (parts[place + end].float() for end in ends)  # [r, in] and [out, r]
+                change = config["lora_alpha"] / config["r"] * (up @ down)
+                model.get_submodule(place.removeprefix(start)).weight += change.T if config.get("fan_in_fan_out") else change
+    except Exception as error:  # a damaged file, or another base than the one it was made for
+        raise LoadError(f"the adapter {name!r} does not fit {config['base_model_name_or_path']!r}: {type(error).__name__}: {_first_line(error)}. "
+                        "Was it made for another model, or is its file damaged?") from error
 
 
 # --- the Hub ------------------------------------------------------------------------------------------------------

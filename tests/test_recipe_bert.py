@@ -135,13 +135,46 @@ def test_batches_depend_on_the_step_alone_and_hide_what_they_say(tokenizer):
         hidden += int((ids[where] == tokenizer.mask_token_id).sum())
         kept += int((ids[where] == target).sum())
         total += ids.numel() if seen is None else int(seen.sum())
-    assert 0.22 < (hidden + kept) / total < 0.34 and 0.05 < kept / (hidden + kept) < 0.15
+    assert 0.10 < (hidden + kept) / total < 0.22 and 0.05 < kept / (hidden + kept) < 0.15
+
+
+def test_in_some_documents_only_a_few_decided_words_are_hidden(tokenizer):
+    text = texts.from_story(storyworld.facts(-3))
+    ids, found = texts.encode(text, tokenizer)
+    decided = {position for positions, weight, _ in found if weight > 1 for position in positions}
+    for few, low, high in ((1.0, 1, 3), (0.0, 0, len(found))):
+        batches, rng = bert.Batches(tokenizer, 0, 10, rates=(0.3, 0.3), few=few), random.Random(0)
+        draws = [batches._chosen(rng, len(ids), found) for _ in range(200)]
+        assert all(low <= len(words) <= high for words in draws)
+        assert all({position for word in words for position in word} <= decided for words in draws) == (few == 1)
+
+
+def test_a_word_for_a_feeling_is_decided_by_what_happened():
+    from llmtutor.storyworld import kinds
+    for lang, said in (("en", {"happy", "pleased", "unhappy", "disappointed"}), ("zh", {"高兴", "满意", "不高兴", "失望"})):
+        reviews = [kinds.text(seed, lang, kind="review") for seed in range(-40, 0)]
+        found = [[text.text[a:b] for a, b in text.sure] for text in map(texts.from_kind, reviews)]
+        assert all(bool(set(words) & said) == review.explicit for words, review in zip(found, reviews))
+        assert set().union(*found) >= said
+
+
+def test_a_name_is_one_piece_with_and_without_a_space_before_it(tokenizer):
+    plain = tokenizer.get_vocab()
+    for person in words.PEOPLE:
+        for sentence in (f"{person.en} smiled.", f"Then {person.en} smiled."):
+            if f"Ġ{person.en}" in plain:
+                assert person.en in [piece.removeprefix("Ġ") for piece in tokenizer.tokenize(sentence)], sentence
+    from llmtutor.recipes.tokenizer import story_tokenizer
+    other = story_tokenizer(stories=300)
+    told = storyworld.story(-3).text
+    split = [piece for piece in tokenizer.tokenize(told) if piece.startswith("Ġ")]
+    assert split == [piece for piece in other.tokenize(told) if piece.startswith("Ġ")]         # nothing else is cut otherwise
 
 
 def test_decided_words_are_hidden_more_often(tokenizer):
     text = texts.from_story(storyworld.facts(-3))
     ids, found = texts.encode(text, tokenizer, weight=4.0)
-    batches, rng = bert.Batches(tokenizer, 0, 10), random.Random(0)
+    batches, rng = bert.Batches(tokenizer, 0, 10, few=0), random.Random(0)
     draws = [batches._masked(rng, ids, found)[1] for _ in range(400)]
     rate = {True: [], False: []}
     for positions, weight, _ in found:
@@ -154,7 +187,7 @@ def test_decided_words_are_hidden_more_often(tokenizer):
 def test_the_loss_falls_and_a_stopped_run_goes_on(tokenizer, tmp_path):
     def run(steps, **options):
         model = small(tokenizer)
-        training.fit(model, bert.Batches(tokenizer, 0, 60, size=4, group=3), bert.masked_loss, bert.optimizers(model), steps, progress=False, **options)
+        training.fit(model, bert.Batches(tokenizer, 0, 60, size=4, group=3), bert.masked_loss, bert.optimizers(model, lr=6e-3), steps, progress=False, **options)
         return model
 
     class Stop(Exception):

@@ -6,6 +6,7 @@ Nobody tells this model who is who: it only fills in words.
 import json
 import platform
 import random
+import re
 from pathlib import Path
 
 import torch
@@ -29,7 +30,9 @@ SPECIAL = {"bos_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "mask_
 def bert_tokenizer(**options):
     """Make the tokenizer of `story-bert`: the pieces of the other bundled models and RoBERTa's special tokens.
 
-    `<s> text </s>`, or `<s> text </s></s> pair </s>`. `<mask>` takes the space before it along, as a word does.
+    `<s> text </s>`, or `<s> text </s></s> pair </s>`. `<mask>` takes the space before it along, as a word does. A sentence that
+    stands alone begins without a space, so every English word with a capital letter is also a piece without one: "Paul smiled."
+    and "Then Paul smiled." would else show the same name in two pieces and in one.
 
     Args:
         options: For `story_tokenizer`.
@@ -41,9 +44,24 @@ def bert_tokenizer(**options):
     from transformers import RobertaTokenizer
     plain = json.loads(story_tokenizer(**options).backend_tokenizer.to_str())["model"]
     pieces = [piece for piece, _ in sorted(plain["vocab"].items(), key=lambda item: item[1]) if not piece.startswith("<|")]
-    vocabulary = {piece: number for number, piece in enumerate([*SPECIAL.values(), *pieces])}
-    return RobertaTokenizer(vocab=vocabulary, merges=[tuple(pair) for pair in plain["merges"]], unk_token="<pad>", cls_token="<s>",
+    merges = [tuple(pair) for pair in plain["merges"]]
+    merges += _without_space(pieces, merges)
+    vocabulary = {piece: number for number, piece in enumerate(dict.fromkeys([*SPECIAL.values(), *pieces, *map("".join, merges)]))}
+    return RobertaTokenizer(vocab=vocabulary, merges=merges, unk_token="<pad>", cls_token="<s>",
                             sep_token="</s>", model_max_length=CONTEXT, **SPECIAL | {"mask_token": AddedToken("<mask>", lstrip=True, special=True)})
+
+
+def _without_space(pieces, merges):
+    """The merges that join every capitalised word of `pieces` where no space stands before it, too."""
+    from tokenizers import models
+    known, added = {piece: number for number, piece in enumerate(pieces)}, []
+    for word in [piece[1:] for piece in pieces if re.fullmatch("\u0120[A-Z][a-z]+", piece) and piece[1:] not in known]:
+        whole, *rest = (token.value for token in models.BPE(known, merges).tokenize(word))
+        for part in rest:
+            if (whole, part) not in added:
+                added.append((whole, part))
+            whole += part
+    return added
 
 
 # -- what is masked ----------------------------------------------------------------------------------------------------------------
@@ -60,15 +78,17 @@ class Batches:
         steps: Length of the run; the mix of `SOURCES` changes after 15 % of it.
         size: Documents in a batch.
         group: Batches that are made, sorted by length and shuffled together.
-        rate: Share of the tokens that are guessed. Nine of ten are hidden, the tenth stays, so that the model also
-            describes words that it sees.
+        rates: Least and greatest share of the tokens that are guessed, drawn for each document. Nine of ten are hidden, the tenth
+            stays, so that the model also describes words that it sees.
+        few: Share of the documents in which only one to three words are hidden, all of them decided by the rest of the text:
+            where a third of the words is missing, what decides a word is often missing, too.
         weight: How much sooner a word that the text decides is masked.
         copies: How often a text is read, with other words masked each time: telling and cutting texts costs a seventh of the time.
     """
 
-    def __init__(self, tokenizer, seed, steps, size=32, group=16, rate=0.3, weight=3.0, copies=2):
+    def __init__(self, tokenizer, seed, steps, size=32, group=16, rates=(0.1, 0.3), few=0.3, weight=3.0, copies=2):
         self.tokenizer, self.seed, self.steps, self.size, self.group = tokenizer, seed, steps, size, group
-        self.rate, self.weight, self.copies = rate, weight, copies
+        self.rates, self.few, self.weight, self.copies = rates, few, weight, copies
         self._number, self._made = None, []
         self._told, self._documents = None, []
 
@@ -103,15 +123,21 @@ class Batches:
 
     def _masked(self, rng, ids, found):
         ids, labels = list(ids), [UNKNOWN] * len(ids)
-        total = sum(len(positions) * weight for positions, weight, _ in found)
-        factor = self.rate * len(ids) / max(total, 1e-9)
-        for positions, weight, _ in found:
-            if rng.random() < min(0.75, factor * weight):
-                hidden = rng.random() < 0.9
-                for position in positions:
-                    labels[position] = ids[position]
-                    ids[position] = self.tokenizer.mask_token_id if hidden else ids[position]
+        for positions in self._chosen(rng, len(ids), found):
+            hidden = rng.random() < 0.9
+            for position in positions:
+                labels[position] = ids[position]
+                ids[position] = self.tokenizer.mask_token_id if hidden else ids[position]
         return ids, labels
+
+    def _chosen(self, rng, length, found):
+        """The positions of each word that is to be guessed."""
+        sure = [positions for positions, weight, _ in found if weight > 1]
+        if sure and rng.random() < self.few:
+            return rng.sample(sure, min(len(sure), rng.randint(1, 3)))
+        total = sum(len(positions) * weight for positions, weight, _ in found)
+        factor = rng.uniform(*self.rates) * length / max(total, 1e-9)
+        return [positions for positions, weight, _ in found if rng.random() < min(0.75, factor * weight)]
 
     def _pad(self, documents):
         length = max(len(ids) for ids, _ in documents)
@@ -125,8 +151,8 @@ class Batches:
 
 # -- story-bert --------------------------------------------------------------------------------------------------------------------
 
-STEPS = 7000
-"""Length of the whole run: about half an hour on two free CPU threads."""
+STEPS = 9500
+"""Length of the whole run: about 40 minutes on two free CPU threads."""
 LABELS = 200
 """Labelled sentences that the fine-tuning runs of the card see."""
 
@@ -139,18 +165,23 @@ def new_bert(tokenizer, layers=4, heads=4, width=128, inner=384):
         vocab_size=len(tokenizer), hidden_size=width, intermediate_size=inner, num_hidden_layers=layers, num_attention_heads=heads,
         max_position_embeddings=CONTEXT, global_attn_every_n_layers=1, hidden_activation="gelu_pytorch_tanh", classifier_activation="gelu_pytorch_tanh",
         rope_parameters={"full_attention": rope, "sliding_attention": rope}, pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id, cls_token_id=tokenizer.cls_token_id, sep_token_id=tokenizer.sep_token_id, attn_implementation="sdpa")
+        eos_token_id=tokenizer.eos_token_id, cls_token_id=tokenizer.cls_token_id, sep_token_id=tokenizer.sep_token_id, tie_word_embeddings=False,
+        attn_implementation="sdpa")
     return ModernBertForMaskedLM(config)
 
 
-def optimizers(model, lr=3e-3, muon_lr=0.02, weight_decay=0.05):
-    """Muon for the matrices inside the layers, AdamW for everything else, as `training.optimizers` does for GPT-2."""
+def optimizers(model, lr=2e-3, muon_lr=0.01, weight_decay=0.05):
+    """Muon for the matrices inside the layers, AdamW for everything else, as `training.optimizers` does for GPT-2.
+
+    Muon's decay is ten times that of `story-gpt`: without it what the layers write grew until it was 20 times as long as the words' own
+    vectors, and fine-tuning could no longer find the words.
+    """
     inside = [p for name, p in model.named_parameters() if p.ndim == 2 and (".layers." in name or ".layer." in name)]
     known = {id(p) for p in inside}
     rest = [p for p in model.parameters() if id(p) not in known]
     adam = torch.optim.AdamW([{"params": [p for p in rest if p.ndim == 2], "weight_decay": weight_decay},
                               {"params": [p for p in rest if p.ndim < 2], "weight_decay": 0.0}], lr=lr, betas=(0.9, 0.98))
-    return [training.Muon(inside, muon_lr), adam]
+    return [training.Muon(inside, muon_lr, weight_decay=0.1), adam]
 
 
 def masked_loss(model, batch):

@@ -46,11 +46,23 @@ def from_story(told):
 
 
 def from_kind(written):
-    """Read a text of `storyworld.kinds` as a `Text`: what was named before is `sure`, and so are its pronouns."""
+    """Read a text of `storyworld.kinds` as a `Text`: what was named before is `sure`, and so are its pronouns and its words for feelings."""
     names = [(start, end, who) for start, end, kind, who in written.spans if kind == "person"]
     named = [(start, end, (kind, value)) for start, end, kind, value in written.spans]
-    sure = again(named) + [span[:2] for span in written.pronouns]
+    sure = again(named) + [span[:2] for span in written.pronouns] + _feelings(written)
     return Text(written.text, written.lang, names, [span[:3] for span in written.spans], sure, [span[:2] for span in written.sentences], kinds.segment)
+
+
+def _feelings(written):
+    """(start, end) of every word for a feeling of a text of `storyworld.kinds`; what happened decides it."""
+    found = []
+    for start, end, _, slots in written.sentences:
+        for letter, value in slots:
+            word = getattr(value, written.lang)
+            if letter in "MW" and word in written.text[start:end]:
+                place = written.text.rindex(word, start, end)
+                found.append((place, place + len(word)))
+    return found
 
 
 def _entity(told, mention):
@@ -82,9 +94,10 @@ def again(names):
 SOURCES = {
     "facts": (lambda seed, lang: from_story(storyworld.facts(seed, lang)), 0.35, 0.10),
     "short": (lambda seed, lang: from_story(storyworld.short(seed, lang)), 0.25, 0.10),
-    "story": (lambda seed, lang: from_story(storyworld.story(seed, lang)), 0.25, 0.45),
-    "plain": (lambda seed, lang: from_story(storyworld.plain(seed, lang)), 0.05, 0.10),
+    "story": (lambda seed, lang: from_story(storyworld.story(seed, lang)), 0.20, 0.38),
+    "plain": (lambda seed, lang: from_story(storyworld.plain(seed, lang)), 0.05, 0.07),
     "kinds": (lambda seed, lang: from_kind(kinds.text(seed, lang)), 0.10, 0.25),
+    "review": (lambda seed, lang: from_kind(kinds.text(seed, lang, kind="review")), 0.05, 0.10),
 }
 """All texts that the model reads: a function of (seed, lang), its share in the first 15 % of the run, its share afterwards."""
 
