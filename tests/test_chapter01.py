@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -12,6 +13,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 import nbfile
 
 from llmtutor import checks
+from llmtutor.exercises import ch01
 
 CELLS = {cell["id"]: cell["source"] for cell in nbfile.read(ROOT / "notebooks" / "en" / "01-neural-networks.ipynb")["cells"] if cell["cell_type"] == "code"}
 POINTS = ["setup", "neuron", "neuron-guess", "loss", "gradient", "nudge"]
@@ -86,10 +88,54 @@ def test_the_proofs_about_points_hold():
         ([*RING, "batch", "init"], "init", ("init", "(2 / n) ** .5", "(1 / n) ** .5")),
         ([*RING, "batch", "init"], "init", ("init", "torch.ones(8, 2)", "torch.randn(8, 2)")),
         ([*POINTS, "ring", "overfit", "fit", "overfit-figure"], "overfit-figure", ("fit", "weight_decay=decay", "weight_decay=0")),
+        ([*POINTS, "ring", "overfit", "fit", "overfit-figure"], "overfit-figure", ("fit", "weight_decay=decay", "weight_decay=20 * decay")),
     ],
 )
 def test_a_wrong_version_fails_in_its_proof(cells, proof, change):
     assert fails_in(proof, run(cells, change))
+
+
+def _hint(id, answer):
+    return checks.examine(checks.exercise(id), answer).hint
+
+
+def _late(right):
+    """The right answer with only its last number off."""
+    wrong = np.array(right, dtype=float)
+    wrong.flat[-1] += 0.25
+    return wrong
+
+
+@pytest.mark.parametrize(
+    "id, answer, place",
+    [
+        ("01.1", lambda x, w, b: _late(ch01.layer(x, w, b)), "Row 2, column 1"),
+        ("01.1", lambda x, w, b: ch01.layer(x, w, b) if len(x) == 3 else _late(ch01.layer(x, w, b)), "Row 1, column 2"),
+        ("01.2", lambda z, t: ch01.cross_entropy(z, t) + 0.25, "Your number"),
+        ("01.3", lambda f, w: _late(ch01.slopes(f, w)), "Number 2"),
+        ("01.4", lambda w, g, r, d: _late(ch01.step(w, g, r, d)), "Number 2"),
+        ("01.6", lambda s, n, gamma: _late(ch01.bigram_table(s, n, gamma)), "Row 3, column 3"),
+    ],
+)
+def test_the_hint_names_the_number_that_is_wrong(id, answer, place):
+    hint = _hint(id, answer)
+    want, have = (float(hint.en.split(word)[1].split()[0].rstrip(";.")) for word in ("should be ", "yours is "))
+    assert hint.symptom == "other numbers" and hint.en.startswith(place) and have - want == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize("h", [1e-2, 1e-3, -1e-4, 1e-6])
+def test_a_one_sided_difference_is_told_from_a_poor_step(h):
+    assert _hint("01.3", lambda f, w: ch01._one_sided(f, w, h)).symptom == "one-sided difference"
+    assert checks.examine(checks.exercise("01.3"), lambda f, w: ch01._two_sided(f, w, 1e-5)).status == "pass"
+
+
+@pytest.mark.parametrize("h", [1e-1, 1e-2, 1e-3, 1e-12])
+def test_two_sided_with_a_poor_step_is_not_called_one_sided(h):
+    assert _hint("01.3", lambda f, w: ch01._two_sided(f, w, h)).symptom == "h is too large or too small"
+
+
+def test_a_sigmoid_is_an_activation_too():
+    assert _hint("01.1", lambda x, w, b: 1 / (1 + np.exp(-ch01.layer(x, w, b)))).symptom == "activation too early"
 
 
 def test_a_neuron_without_a_bend_does_not_separate_the_ring():

@@ -179,6 +179,36 @@ def test_clipping_is_the_librarys_and_clipping_by_number_is_not():
     assert all(torch.equal(a, b) for a, b in zip(clip(gradients, 50.0)[0], gradients))
 
 
+def test_adamw_is_the_librarys_and_its_usual_mistakes_are_not():
+    gradients = torch.randn(6, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * torch.tensor([1, 1000, 0.01, 1])
+    theta = torch.nn.Parameter(torch.ones(4, dtype=torch.float64))
+    adam = torch.optim.AdamW([theta], lr=0.1, betas=(0.9, 0.98), weight_decay=0.01)
+    for theta.grad in gradients:
+        adam.step()
+
+    def distance(right, wrong):
+        assert right in CELLS["adam-own"]
+        space = {"torch": torch}
+        exec(CELLS["adam-own"].replace(right, wrong), space)
+        return (space["adamw"](torch.ones(4, dtype=torch.float64), gradients, 0.1)[-1] - theta).abs().max()
+
+    assert distance("theta", "theta") < 1e-12
+    assert distance("v_hat.sqrt()", "v_hat") > 1e-3 and distance(" + decay * theta", "") > 1e-3
+    assert distance("m / (1 - betas[0] ** s)", "m") > 1e-3 and distance("betas[1] * v + (1 - betas[1]) * g**2", "g**2") > 1e-3
+
+
+def test_words_are_counted_as_chapter_01_counts_them():
+    import llmtutor as lt
+    source = CELLS["contest"].split("\n\nchapter01")[0]
+    space = {"lt": lt}
+    exec(source, space)
+    theirs = runpy.run_path(str(ROOT / "tools" / "results" / "01.py"))["words"]
+    for lang in ("en", "zh"):
+        texts = [lt.storyworld.short(seed, lang).text for seed in range(-20, 0)]
+        assert all(space["n_words"](text) == len(theirs(text, lang)) + 1 for text in texts)
+        assert any(space["n_words"](text) != len(text.split()) + 1 for text in texts)                                   # signs count, too
+
+
 def test_the_loop_learns_and_watches(code):
     stream = torch.arange(600) % 6
     seen = []
@@ -189,7 +219,7 @@ def test_the_loop_learns_and_watches(code):
 
 # -- exercises: what the issue names --------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("id, symptom", [("03.1", "no shift"), ("03.2", "padding counts"), ("03.2", "mean of means"), ("03.6", "each number by itself")])
+@pytest.mark.parametrize("id, symptom", [("03.1", "no shift"), ("03.2", "padding counts"), ("03.2", "mean of means"), ("03.4", "later spans slip"), ("03.6", "each number by itself")])
 def test_the_typical_mistakes_are_named(id, symptom):
     task = checks.exercise(id)
     result = checks.examine(task, task.wrong[symptom])

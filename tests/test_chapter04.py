@@ -108,10 +108,24 @@ def test_only_detours_and_head_learn(chapter):
 
 
 def test_only_the_reply_is_learned(chapter):
-    ids, labels = chapter["labelled"]("Please answer: Where?\n", "Here.")
-    reply = [*chapter["writer"].tokenizer("Here.")["input_ids"], chapter["end"]]
-    assert ids[-len(reply):] == labels[-len(reply):] == reply
-    assert set(labels[:-len(reply)]) == {-100} and len(ids) == len(labels)
+    for text, read in (("Here.", " Here."), ("这里。", "这里。")):                 # an English reply begins with a space, as its pieces do
+        ids, labels = chapter["labelled"]("Please answer: Where?\n", text)
+        reply = [*chapter["writer"].tokenizer(read)["input_ids"], chapter["end"]]
+        assert ids[-len(reply):] == labels[-len(reply):] == reply
+        assert set(labels[:-len(reply)]) == {-100} and len(ids) == len(labels)
+
+
+def test_the_requests_are_those_of_the_bundled_adapter(chapter):
+    """`story-gpt-instruct` was trained on, and is scored by, what the notebook shows; another seed gives another request."""
+    from llmtutor.recipes import instruct
+
+    for task in instruct.TASKS:
+        for lang in ("en", "zh"):
+            for seed in (-1, -2, -3):
+                theirs, (asked, replies) = instruct.TASKS[task](seed, lang, True), chapter["TASKS"][task](seed, lang, True)
+                assert (theirs.prompt, theirs.replies) == (chapter["request"](task, asked, lang), replies)
+                assert chapter["labelled"](theirs.prompt, min(replies)) == instruct.row(chapter["writer"].tokenizer, theirs.prompt, min(replies))
+            assert instruct.TASKS[task](-1, lang, True) != instruct.TASKS[task](-4, lang, True)
 
 
 @pytest.mark.parametrize("task", ["continue", "answer", "translate"])
@@ -155,6 +169,15 @@ def test_dpo_has_the_gradient_of_the_paper(chapter):
     assert [n.grad.item() for n in numbers[:2]] == pytest.approx([-weight, weight])
     without, _ = chapter["dpo"](numbers[0], numbers[1], torch.zeros(1), torch.zeros(1), beta=0.5)
     assert abs(without.item() - loss.item()) > 0.01
+
+
+@pytest.mark.parametrize("wrong", ["nn.functional.logsigmoid(margin.mean())", "nn.functional.logsigmoid(margin).sum()", "nn.functional.logsigmoid(margin)[0]"])
+def test_the_check_of_the_loss_sees_a_wrong_mean(chapter, wrong):
+    """The cell asserts that its loss is the formula's; the loss of the mean margin, the sum and the first pair alone must fail there."""
+    right = "nn.functional.logsigmoid(margin).mean()"
+    assert CELLS["dpo"].count(right) == 1
+    with pytest.raises(AssertionError):
+        exec(CELLS["dpo"].replace(right, wrong), {"nn": torch.nn, "torch": torch, "np": chapter["np"]})
 
 
 def test_the_true_reward_prefers_the_chosen_reply(chapter):

@@ -53,21 +53,33 @@ def judge_layer(answer):
             (LAYER_X @ LAYER_W.T, _NO_BIAS),
             (np.maximum(right, 0), _ACTIVATED),
             (np.tanh(right), _ACTIVATED),
+            (1 / (1 + np.exp(-right)), _ACTIVATED),
             (right - 2 * LAYER_B, _MINUS_BIAS),
         ],
     )
     if hint or not _same(given, right):
-        return hint or _other(given[0, 0], right[0, 0])
+        return hint or _other(given, right)
     x, w, b = np.arange(8.0).reshape(2, 4), np.arange(12.0).reshape(3, 4), np.ones(3)
     wide = _numbers(answer(x, w, b), (2, 3))
-    return wide if isinstance(wide, Hint) else None if _same(wide, layer(x, w, b)) else _other(wide[0, 0], layer(x, w, b)[0, 0])
+    return wide if isinstance(wide, Hint) else None if _same(wide, layer(x, w, b)) else _other(wide, layer(x, w, b))
 
 
 def _other(given, wanted):
+    """The hint that names the first number of the answer that differs, by its place where there are several."""
+    given, wanted = np.asarray(given, dtype=float), np.asarray(wanted, dtype=float)
+    place = tuple(np.argwhere(~np.isclose(given, wanted, atol=1e-6, rtol=0))[0]) if given.ndim else ()
+    digits = 4 if f"{given[place]:.4f}" != f"{wanted[place]:.4f}" else 8
+    want, have = f"{wanted[place]:.{digits}f}", f"{given[place]:.{digits}f}"
+    where = {
+        0: ("Your number", "这个数"),
+        1: ("Number {} (counted from 0)", "第 {} 个数（从 0 数起）"),
+        2: ("Row {}, column {} (counted from 0)", "第 {} 行第 {} 列（从 0 数起）"),
+    }[len(place)]
+    en, zh = (text.format(*place) for text in where)
     return Hint(
         "other numbers",
-        f"The first number should be {wanted:.4f}; yours is {given:.4f}. Work this one out on paper.",
-        f"第一个数应为 {wanted:.4f}，你得到 {given:.4f}。先在纸上把这一个数算出来。",
+        f"{en} should be {want}; yours is {have}. Work this one out on paper.",
+        f"{zh}应为 {want}，你得到 {have}。先在纸上把它算出来。",
     )
 
 
@@ -184,26 +196,38 @@ def judge_slopes(answer):
         return given
     if not np.array_equal(w, POINT):
         return Hint("changes the input", "After your function ran, w had other numbers in it. Nudge a copy.", "你的函数运行之后，w 里的数变了。请在副本上推。")
-    if _same(given, POINT_SLOPES, 1e-6):
+    if _same(given, POINT_SLOPES, 5e-7):  # six decimals
         return None
+    if _is_one_sided(given):
+        return Hint("one-sided difference", "You nudge one way only, and on a curve that is off by about h. Nudge both ways, w + h and w - h, and divide by 2h.", "你只往一边推，遇到弯曲的函数就会差出大约 h 那么多。要向两边推，w + h 和 w - h，再除以 2h。")
     for factor, hint in ((2, _HALF), (-1, _BACKWARDS), (0.5, _HALF)):
         if _same(given, factor * POINT_SLOPES, 1e-3 * abs(factor)):
             return hint
     if _same(given, np.full(3, POINT_SLOPES.sum()), 1e-2):
         return Hint("all at once", "All your slopes are equal: you nudged every number together. Nudge one at a time.", "你的斜率全都相等：你把所有的数一起推了。应当一次只推一个。")
     if _same(given, POINT_SLOPES, 0.1):
-        return Hint("one-sided difference", "Nearly right, but off in the fourth digit or before. Nudge both ways, w + h and w - h, and divide by 2h, with h near 1e-4.", "差一点：第四位或更前面就不对了。要向两边推，w + h 和 w - h，除以 2h，h 取 1e-4 左右。")
+        return Hint("h is too large or too small", "Nearly right. If you nudge both ways and divide by 2h, then your h is too large (the curve shows) or too small (digits get lost): take h near 1e-4 or 1e-5.", "差一点。如果你已经向两边推并除以 2h，那就是 h 太大（弯曲看得出来）或太小（有效数字丢了）：h 取 1e-4 或 1e-5 左右。")
     if np.all(np.abs(given) < 0.1 * np.abs(POINT_SLOPES)):
         return Hint("not divided by the step", "Your numbers are tiny: that is the change of f. A slope is the change divided by how far you moved.", "你的数非常小：那是 f 的变化量。斜率是变化量除以移动的距离。")
-    return _other(given[0], POINT_SLOPES[0])
+    return _other(given, POINT_SLOPES)
 
 
 _HALF = Hint("wrong distance", "Off by a factor of 2. From w - h to w + h the distance is 2h, not h.", "差了一个因子 2。从 w - h 到 w + h 的距离是 2h，不是 h。")
 _BACKWARDS = Hint("sign is turned", "Right size, wrong sign: f(w + h) - f(w - h), in this order.", "大小对了，符号反了：应当是 f(w + h) - f(w - h)。")
 
 
+def _is_one_sided(given):
+    """Whether the answer is a forward or backward difference: along the last number _bowl is 5 w^2, so that one is off by 5 h."""
+    h = (given[2] - POINT_SLOPES[2]) / 5
+    return abs(h) > 1e-7 and _same(given, _one_sided(_bowl, POINT, h), 1e-7 + 0.01 * abs(h))
+
+
 def _one_sided(f, w, h=1e-4):
     return np.array([(f(w + h * e) - f(w)) / h for e in np.eye(len(w))])
+
+
+def _two_sided(f, w, h):
+    return np.array([(f(w + h * e) - f(w - h * e)) / (2 * h) for e in np.eye(len(w))])
 
 
 def _together(f, w, h=1e-4):
@@ -249,7 +273,7 @@ def judge_step(answer):
             (w - rate * (gradient + decay), _CONSTANT_PULL),
             (-rate * (gradient + decay * w), _ONLY_CHANGE),
         ],
-    ) or _other(given[0], step(*STEP)[0])
+    ) or _other(given, step(*STEP))
 
 
 _UPHILL = Hint("uphill", "You added the gradient. It points uphill; a step goes against it.", "你加上了梯度。梯度指向上坡，应当朝反方向走。")
@@ -348,9 +372,11 @@ def judge_bigram_table(answer):
             (soft / soft.sum(), Hint("whole table adds up to 1", "Your whole table adds up to 1: that is how likely a pair is. Wanted is how likely w is once v is there: divide each row.", "你的整张表加起来是 1：那是词对的概率。需要的是已知 v 时 w 的概率：每一行各自归一化。")),
             (bigram_table(SEQUENCE[::-1], WORDS, 0.5), Hint("backwards", "You counted which word came before. Row v should hold what follows v.", "你数的是前面来的词。第 v 行应当是 v 后面来的词。")),
             ((counts + 0.5) / (counts.sum(1, keepdims=True) + 0.5), Hint("denominator too small", "Your rows add up to more than 1: with gamma added to each of n_words counts, the sum grows by gamma * n_words.", "你的行加起来大于 1：n_words 个计数各加 gamma，总和要增加 gamma * n_words。")),
+            (_last_word_counted(SEQUENCE, WORDS, 0.5), Hint("last word counted", "You divided by how often v occurs. The last word of the sequence occurs, but nothing follows it: count only places that have a follower.", "你除的是 v 出现的次数。序列的最后一个词也算出现，可是它后面没有词：只数后面还有词的位置。")),
+            (_one_more(SEQUENCE, WORDS, 0.5), Hint("one word too many", "You divided by gamma * (n_words + 1), as NLTK does with its word for the unknown. Here there are n_words words, and each row adds up to 1.", "分母里用了 gamma * (n_words + 1)，NLTK 要留一个给生词，才这样算。这里只有 n_words 个词，每一行之和应为 1。")),
             (bigram_table(SEQUENCE, WORDS, 1), Hint("gamma is ignored", "You added 1 whatever gamma is; use the argument.", "不管 gamma 是多少，你都加了 1；请使用参数 gamma。")),
         ],
-    ) or _other(given[0, 1], right[0, 1])
+    ) or _other(given, right)
 
 
 def _counts(sequence, n_words):
@@ -377,6 +403,15 @@ def _jointly(sequence, n_words, gamma):
 def _small_denominator(sequence, n_words, gamma):
     counts = _counts(sequence, n_words)
     return (counts + gamma) / (counts.sum(1, keepdims=True) + gamma)
+
+
+def _last_word_counted(sequence, n_words, gamma):
+    return (_counts(sequence, n_words) + gamma) / (np.bincount(sequence, minlength=n_words)[:, None] + gamma * n_words)
+
+
+def _one_more(sequence, n_words, gamma):
+    counts = _counts(sequence, n_words)
+    return (counts + gamma) / (counts.sum(1, keepdims=True) + gamma * (n_words + 1))
 
 
 # --- 01.7 Perplexity --------------------------------------------------------------------------------------------------
@@ -482,6 +517,7 @@ EXERCISES = [
         slopes,
         {
             "one-sided difference": _one_sided,
+            "h is too large or too small": lambda f, w: _two_sided(f, w, 1e-3),
             "wrong distance": lambda f, w: 2 * slopes(f, w),
             "sign is turned": lambda f, w: -slopes(f, w),
             "all at once": _together,
@@ -530,6 +566,8 @@ EXERCISES = [
             "whole table adds up to 1": _jointly,
             "backwards": lambda s, n, gamma: bigram_table(s[::-1], n, gamma),
             "denominator too small": _small_denominator,
+            "last word counted": _last_word_counted,
+            "one word too many": _one_more,
             "gamma is ignored": lambda s, n, gamma: bigram_table(s, n, 1),
         },
     ),

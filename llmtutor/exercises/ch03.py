@@ -210,7 +210,8 @@ def _label_is_mask(ids, chosen, mask_id):
 
 # --- 03.4 Span corruption ---------------------------------------------------------------------------------------------
 
-WORDS, SPANS = ["Tom", "gave", "Lily", "the", "red", "ball", "."], [(1, 2), (3, 5)]
+WORDS, SPANS = ["Tom", "gave", "Lily", "the", "red", "ball", "."], [(0, 2), (3, 5)]
+# The first span is longer than one word, so an answer that shortens the list in place takes the wrong words for the second.
 
 
 def corrupt(words, spans):
@@ -224,7 +225,7 @@ def corrupt(words, spans):
 
 
 def judge_corrupt(answer):
-    """Two spans of one and two words; the wrong results are compared one by one."""
+    """Two spans of two words, the first at the very beginning; the wrong results are compared one by one."""
     given = answer(list(WORDS), list(SPANS))
     kept, target = (list(part) for part in given)
     right = corrupt(WORDS, SPANS)
@@ -243,6 +244,13 @@ def judge_corrupt(answer):
             "no closing sentinel",
             "The target should end with one more sentinel, here <2>: it tells the decoder to stop.",
             "目标末尾还应有一个哨兵，这里是 <2>：它告诉解码器到此为止。",
+        )
+    if kept == corrupt_in_place(WORDS, SPANS)[0]:
+        return Hint(
+            "later spans slip",
+            "You replaced the first span in place; after that the list is shorter, and the numbers of the second span point elsewhere. "
+            "Build a new list, or replace from the right.",
+            "你直接在原列表里替换了第一个片段；列表从此变短，第二个片段的下标就指到别处去了。请另建一个新列表，或者从右往左替换。",
         )
     return _corrupt_hint(kept, target, right)
 
@@ -277,6 +285,15 @@ def _no_spans(answer):
 def corrupt_each_word(words, spans):
     """The wrong version with one sentinel a word."""
     return corrupt(words, [(i, i + 1) for start, stop in spans for i in range(start, stop)])
+
+
+def corrupt_in_place(words, spans):
+    """The wrong version that shortens the list from the left, so that every later (start, end) is wrong."""
+    kept, target = list(words), []
+    for i, (start, stop) in enumerate(spans):
+        target += [f"<{i}>", *kept[start:stop]]
+        kept[start:stop] = [f"<{i}>"]
+    return kept, [*target, f"<{len(spans)}>"]
 
 
 def _same_sentinel(words, spans):
@@ -489,6 +506,7 @@ EXERCISES = [
             "a sentinel for each word": corrupt_each_word,
             "one sentinel for all": _same_sentinel,
             "no sentinel in the input": _no_sentinel,
+            "later spans slip": corrupt_in_place,
             "the wrong way round": lambda words, spans: corrupt(words, spans)[::-1],
         },
     ),

@@ -34,7 +34,10 @@ def _judge(value, solution, mistakes, *arguments):
 
 def _short(value):
     if isinstance(value, list | tuple | float | int | np.ndarray | np.number):
-        return repr(np.round(np.asarray(value, dtype=float), 4).tolist())[:120] if _numbers(value) else describe(value)
+        if not _numbers(value):
+            return describe(value)
+        array = np.asarray(value)
+        return repr(array.tolist() if array.dtype.kind == "i" else np.round(array.astype(float), 4).tolist())[:120]
     return describe(value)
 
 
@@ -205,6 +208,22 @@ def _shifted(request, reply, end):
     return [*request, *reply, end], [-100] * (len(request) - 1) + [*reply, end, -100]
 
 
+def _minus_one(request, reply, end):
+    return [*request, *reply, end], [-1] * len(request) + [*reply, end]
+
+
+def _end_ignored(request, reply, end):
+    return [*request, *reply, end], [-100] * len(request) + [*reply, -100]
+
+
+def _reply_labels(request, reply, end):
+    return [*request, *reply, end], [*reply, end]
+
+
+TOO_SHORT = Hint("not equally long", "Your two lists are not equally long. Every token has a label; those of the request are -100.",
+                 "你的两个列表不一样长。每个词元都要有标签，请求部分的标签是 -100。")
+
+
 def _swapped(request, reply, end):
     return [*request, *reply, end], [*request] + [-100] * (len(reply) + 1)
 
@@ -216,6 +235,9 @@ LABEL_MISTAKES = [
                   "0 是一个词元的编号（这里还正好是结束词元），会被学进去。要忽略的位置应填 -100。")),
     (_no_end, Hint("never stops", "Without the end token the model never learns to stop. Put `end` at the end of both lists.",
                    "没有结束词元，模型就学不会停下来。请在两个列表末尾都加上 end。")),
+    (_minus_one, Hint("-1 is not ignored", "`cross_entropy` leaves out -100, not -1.", "cross_entropy 略过的是 -100，不是 -1。")),
+    (_end_ignored, Hint("end is ignored", "The end token is part of what is learned; with -100 there the model never learns to stop.",
+                        "结束词元也要学；填成 -100，模型就学不会停下来。")),
     (_shifted, Hint("shifted twice", "Your labels are moved by one place. The library moves them itself: ids and labels stand side by side.",
                     "你的标签错开了一位。库会自己错位：编号与标签应一一对齐。")),
     (_swapped, Hint("wrong part ignored", "You ignore the reply and learn the request; it should be the other way round.",
@@ -231,6 +253,8 @@ def _joined(pair):
 def judge_labelled(answer):
     """Lengths differ between request and reply, so that mixed-up halves show."""
     value = _joined(answer(list(REQUEST), list(REPLY), END))
+    if len(value[0]) != len(value[1]):
+        return TOO_SHORT
     return _judge(
         value, lambda *a: _joined(labelled(*a)), [(lambda *a, m=m: _joined(m(*a)), hint) for m, hint in LABEL_MISTAKES], REQUEST, REPLY, END
     )
@@ -280,7 +304,7 @@ def judge_recalls(answer):
 
 # --- 04.6 The loss of DPO -------------------------------------------------------------------------------------------------
 
-LOGS = (-4.0, -6.0, -5.0, -5.5, 0.5)
+LOGS = [(-4.0, -6.0, -5.0, -5.5, 0.5), (-9.0, -6.0, -8.0, -7.0, 0.5)]      # a pair that is told apart rightly, and one that is not
 
 
 def preference_loss(chosen, rejected, ref_chosen, ref_rejected, beta):
@@ -308,7 +332,13 @@ def _no_minus(chosen, rejected, ref_chosen, ref_rejected, beta):
     return -preference_loss(chosen, rejected, ref_chosen, ref_rejected, beta)
 
 
+def _size_only(chosen, rejected, ref_chosen, ref_rejected, beta):
+    return float(np.log1p(np.exp(-abs(beta * ((chosen - ref_chosen) - (rejected - ref_rejected))))))
+
+
 DPO_MISTAKES = [
+    (_size_only, Hint("size of the margin", "Right where the pair is told apart rightly. Where it is not, the margin is negative and the loss larger than 0.69; do not take its size.",
+                      "排对的那一对算得对。排错的那一对间隔是负的，损失大于 0.69；不要取绝对值。")),
     (_no_reference, Hint("reference is missing", "Without the reference nothing holds the model back. Subtract its log probabilities.",
                          "没有参考模型，就没有什么能拉住模型。请减去参考模型的对数概率。")),
     (_wrong_way, Hint("wrong way round", "Your loss falls when the *rejected* reply becomes likelier. It is chosen minus rejected.",
@@ -321,13 +351,21 @@ DPO_MISTAKES = [
 
 
 def judge_preference_loss(answer):
-    """One pair where all four numbers matter."""
-    return _judge(answer(*LOGS), preference_loss, DPO_MISTAKES, *LOGS)
+    """Two pairs where all four numbers matter, one with a negative margin."""
+    return next((hint for logs in LOGS if (hint := _judge(answer(*logs), preference_loss, DPO_MISTAKES, *logs))), None)
 
 
 # --- 04.7 When to stop ------------------------------------------------------------------------------------------------------
 
-CURVE = [1.0, 0.7, 0.72, 0.6, 0.65, 0.66, 0.7, 0.5, 0.9]
+CURVES = [  # a small bump and a plateau; a better value after a bump; a run that ends before a better value; a tie; a better value far behind;
+    # one that never rises
+    ([1.0, 0.7, 0.72, 0.6, 0.65, 0.64, 0.63, 0.5, 0.9], 3),
+    ([1.0, 0.8, 0.9, 0.7, 0.75, 0.6, 0.65, 0.66], 2),
+    ([1.0, 0.9, 0.95, 0.5, 0.7, 0.8, 0.4], 2),
+    ([2.0, 1.0, 1.0, 1.0, 1.0, 0.5], 3),
+    ([1.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.4], 2),
+    ([3.0, 2.0, 1.0], 3),
+]
 
 
 def stop_at(losses, patience):
@@ -341,12 +379,49 @@ def stop_at(losses, patience):
     return best
 
 
+def _against_previous(losses, patience):
+    best, wait = 0, 0
+    for now in range(1, len(losses)):
+        best = now if losses[now] < losses[best] else best
+        wait = wait + 1 if losses[now] >= losses[now - 1] else 0
+        if wait >= patience:
+            break
+    return best
+
+
+def _never_reset(losses, patience):
+    best, wait = 0, 0
+    for now, loss in enumerate(losses):
+        best, wait = (now, wait) if loss < losses[best] else (best, wait + (now > 0))
+        if wait >= patience:
+            break
+    return best
+
+
+def _too_early(losses, patience):
+    return stop_at(losses, patience - 1)
+
+
+def _too_late(losses, patience):
+    return stop_at(losses, patience + 1)
+
+
+def _tie_is_better(losses, patience):
+    best = 0
+    for now, loss in enumerate(losses):
+        if loss <= losses[best]:
+            best = now
+        elif now - best >= patience:
+            break
+    return best
+
+
 def _looks_ahead(losses, patience):
     return int(np.argmin(losses))
 
 
 def _first_rise(losses, patience):
-    return next(i for i in range(len(losses) - 1) if losses[i + 1] > losses[i])
+    return next((i for i in range(len(losses) - 1) if losses[i + 1] > losses[i]), len(losses) - 1)
 
 
 def _where_it_stops(losses, patience):
@@ -358,10 +433,18 @@ def _last(losses, patience):
 
 
 STOP_MISTAKES = [
-    (_looks_ahead, Hint("looks ahead", "The best of all comes after training should have stopped; whoever stops early never sees it.",
-                        "全部之中最好的出现在应当停止之后；提前停下来的人看不到它。")),
+    (_against_previous, Hint("compares with the one before", "You compare with the measurement before. A value can fall and still be no better than the best.",
+                             "你是与前一次相比。一个值可以下降，却仍不比最好的更好。")),
     (_first_rise, Hint("no patience", "You stop at the first rise. Only `patience` measurements in a row without anything better end the run.",
                        "你在第一次上升时就停了。连续 patience 次没有更好，才结束。")),
+    (_too_early, Hint("one too early", "One too early: `patience` measurements in a row without anything better must have been seen.",
+                      "早了一次：要连续看到 patience 次没有更好，才停。")),
+    (_never_reset, Hint("count goes on", "Your count goes on after a better value. Begin again at 0.", "出现更好的值之后，你的计数没有清零。请从 0 重新数起。")),
+    (_too_late, Hint("one too late", "One too late: as soon as `patience` measurements in a row brought nothing better, stop.",
+                     "晚了一次：一旦连续 patience 次没有更好，就停。")),
+    (_looks_ahead, Hint("looks ahead", "The best of all comes after training should have stopped; whoever stops early never sees it.",
+                        "全部之中最好的出现在应当停止之后；提前停下来的人看不到它。")),
+    (_tie_is_better, Hint("a tie is not better", "A value equal to the best is not better.", "与最好的一样，不算更好。")),
     (_where_it_stops, Hint("keeps the last", "That is where training stops. Keep the best measurement before it.",
                            "这是训练停下的地方。应当保留它之前最好的那一次。")),
     (_last, Hint("never stops", "You went to the end of the list. With this patience the run ends earlier.", "你走到了列表末尾。按这个耐心值，训练应当更早结束。")),
@@ -369,8 +452,13 @@ STOP_MISTAKES = [
 
 
 def judge_stop_at(answer):
-    """A curve with a small bump, a long plateau and a better value behind it; then one that never rises."""
-    return _judge(answer(list(CURVE), 3), stop_at, STOP_MISTAKES, CURVE, 3) or _judge(answer([3.0, 2.0, 1.0], 3), stop_at, [], [3.0, 2.0, 1.0], 3)
+    """Six curves; a mistake is named only if it gives the same place on all of them."""
+    said = [answer(list(losses), patience) for losses, patience in CURVES]
+    for value, (losses, patience) in zip(said, CURVES):
+        if not _same(value, stop_at(losses, patience)):
+            known = (hint for mistake, hint in STOP_MISTAKES if all(_same(v, mistake(*curve)) for v, curve in zip(said, CURVES)))
+            return next(known, None) or _judge(value, stop_at, [], losses, patience)
+    return None
 
 
 # --- the list ---------------------------------------------------------------------------------------------------------------
@@ -387,7 +475,7 @@ EXERCISES = [
     Exercise("04.3", ("Merge an adapter", "合并适配器"), ("an array of shape [out, in]", "形状为 [out, in] 的数组"), judge_merged, merged,
              _wrong(MERGE_MISTAKES)),
     Exercise("04.4", ("Learn from the reply only", "只从回复中学"), ("two lists of numbers, equally long", "两个一样长的整数列表"), judge_labelled, labelled,
-             _wrong(LABEL_MISTAKES)),
+             _wrong(LABEL_MISTAKES) | {TOO_SHORT.symptom: _reply_labels}),
     Exercise("04.5", ("Read a confusion matrix", "读混淆矩阵"), ("an array of shape [n_classes]", "形状为 [n_classes] 的数组"), judge_recalls, recalls,
              _wrong(RECALL_MISTAKES)),
     Exercise("04.6", ("The loss of DPO", "DPO 的损失"), ("one number", "一个数"), judge_preference_loss, preference_loss, _wrong(DPO_MISTAKES)),

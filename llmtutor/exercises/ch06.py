@@ -84,7 +84,19 @@ def _elementwise(weights):
     return result
 
 
+def _sum_of_heads(weights):
+    return rollout(weights.sum(1, keepdims=True))
+
+
+def _first_head(weights):
+    return rollout(weights[:, :1])
+
+
 ROLLOUT_MISTAKES = [
+    (_sum_of_heads, Hint("heads not averaged", "You added the heads up. Take their mean first, so that each row still adds up to 1.",
+                         "你把各个头加了起来。应先取平均，使每一行之和仍为 1。")),
+    (_first_head, Hint("first head only", "You followed the first head only. Take the mean over all heads of a layer.",
+                       "你只追了第一个头。应取一层所有头的平均。")),
     (_no_residual, Hint("no residual", "You multiplied the maps alone. Half of each state comes straight from below: mix with the identity.",
                         "你只把注意力图相乘了。每个状态有一半直接来自下面：要与单位矩阵混合。")),
     (_wrong_order, Hint("wrong order", "The layers are multiplied the other way round: a later layer stands to the left, new @ result.",
@@ -153,7 +165,15 @@ def _next_to(weights, tokens):
     return _places(weights, tokens, -1, -1)
 
 
+def _every_copy(weights, tokens):
+    found = []
+    for query, token in enumerate(tokens):
+        found += [weights[query, i + 1] for i in range(query) if tokens[i] == token]
+    return float(np.mean(found))
+
+
 INDUCTION_MISTAKES = [
+    (_every_copy, Hint("all copies", "Only the latest copy counts; you averaged over all of them.", "只看最近的一次；你把先前各次都平均进去了。")),
     (_duplicate, Hint("looks at the copy", "That is the duplicate score. Induction looks at what came after the copy: one place further.",
                       "这是“重复”的得分。归纳看的是副本后面的那个词元：再往后一个位置。")),
     (_first_copy, Hint("first copy", "Where a token came twice before, you took its first copy; wanted is the latest.",
@@ -331,8 +351,8 @@ CHANCES = np.array([0.05, 0.02, 0.30, 0.10, 0.25])
 
 
 def _model(erased):
-    """A stand-in for a model: the answer's probability with some positions erased."""
-    return 0.9 - float(CHANCES[list(erased)].sum())
+    """A stand-in for a model: the answer's probability with some positions erased. 2 and 4 stand in for each other."""
+    return 0.9 - float(CHANCES[list(erased)].sum()) - 0.15 * (2 in erased and 4 in erased)
 
 
 def comprehensiveness(probability, scores, k):
@@ -361,7 +381,13 @@ def _k_is_one(probability, scores, k):
     return comprehensiveness(probability, scores, 1)
 
 
+def _one_by_one(probability, scores, k):
+    return sum(probability([]) - probability([place]) for place in np.argsort(-np.asarray(scores))[:k].tolist())
+
+
 COMPREHENSIVENESS_MISTAKES = [
+    (_one_by_one, Hint("single falls added", "You erased the positions one by one and added the falls. Erase the k positions together: two tokens that stand in "
+                       "for each other cost little one at a time.", "你一次擦掉一个，再把下降相加。应把 k 个位置一起擦掉：互为备份的两个词元，单独擦掉几乎没有损失。")),
     (_lowest, Hint("least important erased", "You erased the positions with the smallest scores: argsort goes from small to large.",
                    "你擦掉的是分数最小的位置：argsort 是从小到大排的。")),
     (_size, Hint("large negative scores erased", "A negative score speaks against the answer; take the largest scores, not the largest sizes.",

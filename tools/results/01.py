@@ -1,7 +1,8 @@
-"""Stored results of chapter 01: the perplexity of count models and of the embedding MLP over training sizes and seeds.
+"""Stored results of chapter 01: the perplexity of count models, of the embedding MLP and, for chapter 03, of a recurrent
+network and a small Transformer on the very same words.
 
-The models are those that the notebook builds. Every perplexity is per word of the same held-out stories (`short`, seeds
--1 to -100), with the end mark counted as a word; chapters 02 and 03 add their models to the table of this chapter.
+The count models and the MLP are those that the notebook builds. Every perplexity is per word of the same held-out stories
+(`short`, seeds -1 to -100), with the end mark counted as a word.
 """
 
 import math
@@ -109,6 +110,64 @@ def mlp(train, held, seed, steps):
     return found | {"vectors": knowledge(model[0].weight.detach(), number)}
 
 
+class Reader(nn.Module):
+    """A next-word model that reads a story from its beginning: an LSTM, or two causal Transformer blocks; both about 180,000 parameters."""
+
+    def __init__(self, d_vocab, kind, d_model=64):
+        super().__init__()
+        self.kind, self.word, self.place = kind, nn.Embedding(d_vocab, d_model), nn.Embedding(256, d_model)
+        block = nn.TransformerEncoderLayer(d_model, 4, 4 * d_model, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
+        self.body = (nn.LSTM(d_model, 2 * d_model, batch_first=True) if kind == "recurrent" else
+                     nn.TransformerEncoder(block, 2, nn.LayerNorm(d_model), enable_nested_tensor=False))
+        self.unembed = nn.Linear(2 * d_model if kind == "recurrent" else d_model, d_vocab)
+        nn.init.normal_(self.word.weight, std=0.02), nn.init.normal_(self.place.weight, std=0.02)
+
+    def forward(self, ids):
+        """Word numbers [stories, n] -> logits [stories, n, d_vocab]."""
+        x, n = self.word(ids), ids.shape[1]
+        if self.kind == "recurrent":
+            return self.unembed(self.body(x)[0])
+        return self.unembed(self.body(x + self.place.weight[:n], mask=nn.Transformer.generate_square_subsequent_mask(n), is_causal=True))
+
+
+def rows(stories, number):
+    """Stories as word numbers [stories, longest + 2] between their marks, -100 behind the end."""
+    each = [torch.tensor([number[word] for word in [f"<{lang}>", *story, f"<{lang}>"]]) for lang, story in stories]
+    return nn.utils.rnn.pad_sequence(each, batch_first=True, padding_value=-100)
+
+
+def surprises(model, x):
+    """Minus log probability of every word behind the first mark, [stories, n - 1]; 0 where there is none."""
+    return F.cross_entropy(model(x[:, :-1].clamp(min=0)).mT, x[:, 1:], ignore_index=-100, reduction="none")
+
+
+def reader(train, held, seed, kind, steps=800):
+    """Held-out perplexity in each language of a `Reader` after `steps` batches of 16 stories.
+
+    Rate and number of steps were chosen on the stories with the seeds -101 to -150.
+    """
+    vocab = ["<en>", "<zh>", *sorted({word for _, story in train for word in story})]
+    number = {word: i for i, word in enumerate(vocab)}
+    texts = rows(train, number)
+    torch.manual_seed(seed)
+    model = Reader(len(vocab), kind)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.004)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.02, steps)
+    for _ in range(steps):
+        batch = texts[torch.randint(len(texts), (16,))]
+        batch = batch[:, : int((batch != -100).any(0).sum())]
+        loss = surprises(model, batch).sum() / (batch[:, 1:] != -100).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+    with torch.no_grad():
+        losses = surprises(model, x := rows(held, number))
+    real = x[:, 1:] != -100
+    return perplexities(losses[real].tolist(), [lang for (lang, _), own in zip(held, real, strict=True) for _ in range(own.sum())])
+
+
 def knowledge(vectors, number):
     """Shares of words whose nearest neighbour by cosine is of the same kind, of names: of the same gender, and is the translation."""
     found, both = {}, []
@@ -130,10 +189,12 @@ def _nearest(unit):
 
 
 def compute():
-    """Perplexities by number of training stories in each language: n-gram models of order 1 to 6, the MLP by seed."""
-    held, found = corpus(HELD_OUT), {"ngram": {}, "mlp": {}}
+    """Perplexities by number of training stories in each language: n-gram models of order 1 to 6, the MLP and the readers by seed."""
+    held, found = corpus(HELD_OUT), {"ngram": {}, "mlp": {}, "recurrent": {}, "transformer": {}}
     for size, steps in STEPS.items():
         train = corpus(range(size))
         found["ngram"][str(size)] = ngrams(train, held)
         found["mlp"][str(size)] = {str(seed): mlp(train, held, seed, steps) for seed in SEEDS}
+    for kind in ("recurrent", "transformer"):
+        found[kind]["600"] = {str(seed): reader(corpus(range(600)), held, seed, kind) for seed in SEEDS}
     return found

@@ -1,4 +1,4 @@
-"""What pretraining buys: `story-bert` with its pretrained and with fresh weights, 50, 200 and 1,000 labels (reviews: 200), five seeds, equal steps.
+"""What pretraining buys: `story-bert` with its pretrained and with fresh weights, 50, 200 and 1,000 labels, five seeds, equal steps.
 
 The functions are those that notebook 04 teaches; `tests/test_chapter04.py` holds the two together.
 """
@@ -17,7 +17,7 @@ from llmtutor.recipes import tasks
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "llmtutor" / "bundled" / "story-bert"
-SIZES = {"tags": [50, 200, 1000], "reviews": [200]}
+SIZES = {"tags": [50, 200, 1000], "reviews": [50, 200, 1000]}
 SEEDS, STEPS, BATCH, TESTS = (0, 1, 2, 3, 4), 100, 8, 200
 TYPES = ("", "person", "place", "container", "food", "thing")
 

@@ -48,6 +48,15 @@ def examine(model, distances):
     return right, max(looks[:, head][again].mean().item() for head in range(2))
 
 
+@torch.no_grad()
+def all_followers(model, distances):                     # like `examine`, but over all earlier copies together
+    ids, p, again = repeating(256, distances, torch.Generator().manual_seed(99))
+    after_copy = torch.zeros(len(ids), LENGTH, LENGTH)   # [text, query, key]: does the key follow an earlier copy of the query's token?
+    after_copy[:, :, 1:] = (ids[:, :, None] == ids[:, None, :-1]).float().tril(-1)
+    looks = (model(ids)[1][-1] * after_copy[:, None]).sum(-1)[:, :, :-1]
+    return max(looks[:, head][again].mean().item() for head in range(2))
+
+
 def train(n_layers, distances, seed, steps=200, every=20):
     torch.manual_seed(seed)
     model, generator, history = Tiny(n_layers), torch.Generator().manual_seed(seed), []
@@ -65,13 +74,17 @@ def train(n_layers, distances, seed, steps=200, every=20):
 
 
 def compute():
-    """For each kind of run its history (share right, induction score) and the test on random distances, one a seed."""
+    """For each kind of run, one a seed: its history (share right, induction score), the test on random distances, and what looks at followers.
+
+    `followers` holds for random and fixed distances the best head's weight on what followed the copy one repeat back, and any copy.
+    """
     found = {}
     for name, (n_layers, distances) in RUNS.items():
         runs = []
         for seed in range(SEEDS):
             model, history = train(n_layers, distances, seed, STEPS, EVERY)
-            runs.append({"history": _rounded(history), "random": _rounded(examine(model, RANDOM))})
+            followers = {kind: _rounded([examine(model, d)[1], all_followers(model, d)]) for kind, d in (("random", RANDOM), ("fixed", FIXED))}
+            runs.append({"history": _rounded(history), "random": _rounded(examine(model, RANDOM)), "followers": followers})
         found[name] = runs
     return {"induction": found, "every": EVERY}
 
