@@ -240,6 +240,20 @@ def test_answers_written_with_torch_pass():
     assert checks.examine(checks.exercise("02.7"), norm).status == "pass"
 
 
+@pytest.mark.parametrize("when", ["whole table", "before the mask"])
+def test_a_maximum_of_the_wrong_things_is_named(when):
+    """Nothing overflows there: whole rows become 0. The hint must say what to subtract."""
+    def attention(q, k, v):
+        scores = q @ k.T / np.sqrt(q.shape[-1])
+        scores = scores - (scores.max() if when == "whole table" else scores.max(-1, keepdims=True))
+        weights = np.exp(np.where(np.tril(np.ones_like(scores)) > 0, scores, -np.inf))
+        with np.errstate(all="ignore"):
+            return weights / weights.sum(-1, keepdims=True) @ v
+
+    hint = checks.examine(checks.exercise("02.4"), attention).hint
+    assert hint.symptom == "overflow" and "after masking" in hint.en and "掩码之后" in hint.zh
+
+
 @pytest.mark.parametrize("d", [2, 8])
 def test_the_reference_solutions_agree_with_the_library(d):
     import torch

@@ -166,6 +166,7 @@ DEFECTS = [
     ("exercises", replace("exercise-cost", "Difficulty: easy", "Easy")),
     ("exercises", replace("exercise-cost", "5 minutes", "short")),
     ("stubs", tag("solution-cost")),
+    ("stubs", plant("fold-cost", source="Solution: count the tokens.", metadata={})),
     ("stubs", stdout("stub-cost", "Exercise 00.3: passed\n")),
     ("stubs", drop("solution-cost")),
     ("stubs", plant("solution-cost", metadata={"tags": ["solution"]})),

@@ -201,6 +201,9 @@ def stubs(page: Page) -> list[str]:
             problems.append(f"exercise {id}: no cell tagged 'solution' calls check(\"{id}\", ...) and shows 'passed'")
         if not all(cell["metadata"].get("jupyter", {}).get("source_hidden") for cell in solutions):
             problems.append(f"exercise {id}: its solution is not folded (metadata.jupyter.source_hidden)")
+        leaks = [cell for cell in cells if re.match("Solution|参考答案", cell["source"]) and "solution" not in nbfile.tags(cell)]
+        if leaks:
+            problems.append(f"exercise {id}: tag 'solution' is missing on the prose of its solution, so a student copy shows it")
     return problems
 
 

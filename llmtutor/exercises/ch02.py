@@ -351,8 +351,9 @@ _NAN = Hint(
 )
 _OVERFLOW = Hint(
     "overflow",
-    "Right for small scores, but with large ones exp overflows. Subtract each row's maximum before exp: nothing else changes.",
-    "分数小时正确，分数大时 exp 会溢出。取 exp 之前先减去每一行的最大值，结果不变。",
+    "Right for small scores, but large ones break it: exp overflows, or a whole row becomes 0. Subtract the maximum of each row, "
+    "taken after masking, before exp.",
+    "分数小时正确，分数大时却会出错：要么 exp 溢出，要么整行变成 0。取 exp 之前，先减去每一行的最大值，而且要在掩码之后再取这个最大值。",
 )
 _OTHER = Hint(
     "other numbers",
@@ -450,6 +451,15 @@ def _same_sign(x, place):
     return np.stack([a * np.cos(angle) + b * np.sin(angle), a * np.sin(angle) + b * np.cos(angle)], axis=1).reshape(-1)
 
 
+def _overwritten(x, place):
+    """The second number of each pair is computed from a first one that was turned already."""
+    out = np.array(x)
+    angle = place * 10000.0 ** (-np.arange(0, len(x), 2) / len(x))
+    out[0::2] = out[0::2] * np.cos(angle) - out[1::2] * np.sin(angle)
+    out[1::2] = out[0::2] * np.sin(angle) + out[1::2] * np.cos(angle)
+    return out
+
+
 def _added(x, place):
     return x + rotate(np.tile([0.0, 1.0], len(x) // 2), -place)  # the sinusoidal vector
 
@@ -485,6 +495,15 @@ def judge_rotate(answer):
                 "You paired the first half with the second half (some libraries do). Here the pairs are neighbours: x[0::2] "
                 "with x[1::2].",
                 "你把前一半与后一半配成了对（有些库是这样）。这里要求相邻的两个成对：x[0::2] 与 x[1::2]。",
+            ),
+        ),
+        (
+            _overwritten(VECTOR, 3),
+            Hint(
+                "overwritten while turning",
+                "Your second number was computed from a first number that had been turned already. Compute both from the old "
+                "pair, in new arrays.",
+                "第二个数是用已经转过的第一个数算出来的。两个数都要用原来的那一对来算，结果放进新的数组。",
             ),
         ),
         (
@@ -797,6 +816,7 @@ EXERCISES = [
             "turned backwards": lambda x, place: rotate(x, -place),
             "one speed for all pairs": _one_speed,
             "other pairs": _halves,
+            "overwritten while turning": _overwritten,
             "added instead of turned": _added,
             "length changed": _same_sign,
             "other angle": lambda x, place: rotate(x, place * 2),
