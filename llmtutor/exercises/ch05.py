@@ -203,7 +203,19 @@ def _everything(ids, n):
     return set(ids)
 
 
+def _one_token(ids, n):
+    return {ids[i + 1] for i in range(len(ids) - 1) if ids[i] == ids[-1]}
+
+
+def _last_place_left_out(ids, n):
+    return {ids[i + n - 1] for i in range(len(ids) - n) if ids[i:i + n - 1] == ids[len(ids) - n + 1:]}
+
+
 BANNED_MISTAKES = [
+    (_one_token, Hint("one token only", "You looked at the last token only. The last n - 1 tokens must agree, all of them.",
+                      "你只看了最后一个词元。最后 n - 1 个词元必须全部相同。")),
+    (_last_place_left_out, Hint("last place left out", "Your search stops one place too early: n tokens may also end where the text ends.",
+                                "你的查找早停了一步：n 个词元也可以正好在文本末尾结束。")),
     (_longer, Hint("context too long", "An n-gram is n - 1 tokens of context and one more; you compared n tokens.",
                    "n 元组由 n - 1 个前文词元加上下一个组成；你比较了 n 个。")),
     (_shorter, Hint("context too short", "An n-gram is n - 1 tokens of context and one more; you compared n - 2 tokens.",
@@ -218,8 +230,8 @@ BANNED_MISTAKES = [
 
 
 def judge_banned(answer):
-    """Three tokens in a row, then two, then a context that is new."""
-    for ids, n in ((IDS, 3), (IDS + [2, 3, 2], 2), (IDS + [8], 3)):
+    """Three tokens in a row, two, a context that is new, one whose last token stands elsewhere too, and one at the very end."""
+    for ids, n in ((IDS, 3), (IDS + [2, 3, 2], 2), (IDS + [8], 3), ([4, 7, 2, 9, 7, 3, 4, 7], 3), ([5, 5, 5], 3)):
         value = answer(list(ids), n)
         wanted = banned(ids, n)
         value = {int(i) for i in value}
@@ -397,7 +409,8 @@ def judge_stand(answer):
 
 # --- 05.7 Never half a character --------------------------------------------------------------------------------------
 
-CHUNKS = [b"Hi ", b"\xe5\xa4", b"\xa7", b"\xe8\xb1\xa1!", b"\xe3", b"\x80\x82"]
+CHUNKS = [b"Hi ", b"\xe5\xa4", b"\xa7", b"\xe8\xb1\xa1!", b"\xe3", b"\x80\x82",
+          b"Hi \xe5", b"\xa4\xa7\xe8", b"\xb1", b"\xa1!"]  # the last four: whole characters and a begun one in one chunk
 
 
 def visible(chunks):
@@ -427,7 +440,21 @@ def _joined(chunks):
     return [text for text in visible(chunks) if text]
 
 
+def _waits(chunks):
+    kept, shown = b"", []
+    for chunk in chunks:
+        kept += chunk
+        try:
+            shown.append(kept.decode("utf-8"))
+            kept = b""
+        except UnicodeDecodeError:
+            shown.append("")
+    return shown
+
+
 VISIBLE_MISTAKES = [
+    (_waits, Hint("waits too long", "A chunk can end inside a character and still hold whole ones before it. Show these; keep only the unfinished bytes.",
+                  "一块的末尾可能断在某个字中间，而前面已有完整的字。完整的先显示，只留下未完成的字节。")),
     (_replace, Hint("broken characters", "Your text holds �: a chunk was decoded although a character was not complete. Keep its bytes for the next chunk.",
                     "你的文本里有 �：字符还不完整就解码了。应把这些字节留到下一块再用。")),
     (_drop, Hint("characters are lost", "A character is missing: its bytes were thrown away, unfinished, instead of kept.",
@@ -442,7 +469,7 @@ VISIBLE_MISTAKES = [
 
 
 def judge_visible(answer):
-    """Chinese characters cut at every place."""
+    """Chinese characters cut at every place, alone and behind whole ones."""
     value = [item if isinstance(item, str) else str(item) for item in answer(list(CHUNKS))]
     if value != visible(CHUNKS):
         return _named(value, VISIBLE_MISTAKES, CHUNKS) or _other(value, visible(CHUNKS))
