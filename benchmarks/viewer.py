@@ -5,7 +5,7 @@
 Maps of 12 layers x 12 heads, causal, softmax of Gaussian scores with standard deviation 2. Measured are the size of the page,
 the time to build it, the time until Chromium has drawn it (bertviz: until its first line stands in the page), the best of three,
 and the script time of a change of head and of a hover, the median of eleven. bertviz needs 1 GB of page and 6 GB of memory at
-512 tokens, so it stops at 128 unless told otherwise, and its page of 512 tokens is not opened; what is opened is made by
+512 tokens, so it stops at 128 unless told otherwise, and its pages above 64 tokens (100,000 lines at once) are not opened; what is opened is made by
 `lt.bertviz`, as bertviz's own page stays blank without network.
 """
 
@@ -25,7 +25,7 @@ sys.path[0] = str(ROOT)  # not the folder of this file
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
 DRAWN = {"explorer": "() => performance.getEntriesByName('explorer-drawn')[0]?.startTime",
          "bertviz": "() => document.querySelector('svg line') && performance.now()"}
-OPENED_UP_TO = 128  # tokens of a bertviz page that a browser is asked to open
+OPENED_UP_TO = 64  # tokens of a bertviz page that a browser is asked to open; `lt.bertviz` refuses 128 (196,608 lines at once)
 MEASURES = ("MB", "build s", "paint s")
 SAID = {"MB": "page 页面, MB", "build s": "build 生成, s", "paint s": "first paint 首次绘制, s", "head ms": "head change 换头, ms",
         "hover ms": "hover 悬停, ms"}
