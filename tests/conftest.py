@@ -5,6 +5,7 @@ A machine may lack Chromium or forbid network namespaces. A test that needs them
 """
 
 import functools
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -20,6 +21,17 @@ if str(ROOT) not in sys.path:  # `pytest` alone, without `python -m`, does not a
     sys.path.insert(0, str(ROOT))
 
 BROWSER_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge")
+
+
+def load_benchmark(name: str):
+    """The module of benchmarks/`name`.py, which is in no package; what it puts first on the path is taken off again."""
+    spec = importlib.util.spec_from_file_location(f"bench_{name}", ROOT / "benchmarks" / f"{name}.py")
+    module, first = importlib.util.module_from_spec(spec), sys.path[0]
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path[0] = first
+    return module
 
 
 def skip_or_fail(reason: str, variable: str) -> None:

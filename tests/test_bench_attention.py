@@ -1,13 +1,12 @@
 """The benchmark of attention maps: it measures what it says, and a missed goal is told."""
 
-import importlib.util
 import subprocess
 import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import ROOT, load_benchmark
 
 FILE = ROOT / "benchmarks" / "attention.py"
 FOUND = {"forward": {"seconds": 2.0, "cpu": 2.0, "mib": 100, "result_mib": 3}, "all": {"seconds": 3.0, "cpu": 2.5, "mib": 300, "result_mib": 144}}
@@ -15,13 +14,7 @@ FOUND = {"forward": {"seconds": 2.0, "cpu": 2.0, "mib": 100, "result_mib": 3}, "
 
 @pytest.fixture(scope="module")
 def bench():
-    spec = importlib.util.spec_from_file_location("bench_attention", FILE)
-    module, first = importlib.util.module_from_spec(spec), sys.path[0]
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path[0] = first
-    return module
+    return load_benchmark("attention")
 
 
 def test_goals_and_verdicts(bench):

@@ -1,12 +1,11 @@
 """The scoreboard: questions whose truth is known, hits that a knowing method gets and a blind one does not, pages that say it."""
 
-import importlib.util
 import json
 import re
-import sys
 
 import numpy as np
 import pytest
+from conftest import load_benchmark
 
 import llmtutor as lt
 from llmtutor import explain, storyworld
@@ -14,15 +13,7 @@ from llmtutor import explain, storyworld
 
 @pytest.fixture(scope="module")
 def bench():
-    from conftest import ROOT
-
-    spec = importlib.util.spec_from_file_location("bench_explain", ROOT / "benchmarks" / "explain.py")
-    module, first = importlib.util.module_from_spec(spec), sys.path[0]
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path[0] = first
-    return module
+    return load_benchmark("explain")
 
 
 def spelled(lm, question, positions):

@@ -1,19 +1,13 @@
 """The arithmetic of the report on the models: intervals that cover, n-grams that are a distribution."""
-import importlib.util
 import random
-from pathlib import Path
 
 import pytest
-
-FILE = Path(__file__).resolve().parent.parent / "benchmarks" / "models.py"
+from conftest import load_benchmark
 
 
 @pytest.fixture(scope="module")
 def bench():
-    spec = importlib.util.spec_from_file_location("bench_models", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_benchmark("models")
 
 
 def test_the_interval_holds_the_true_share_nineteen_times_in_twenty(bench):

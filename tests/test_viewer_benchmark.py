@@ -1,12 +1,10 @@
 """The benchmark of the explorer: it measures what it says, and a missed goal is told."""
 
-import importlib.util
 import json
-import sys
 
 import numpy as np
 import pytest
-from conftest import ROOT
+from conftest import load_benchmark
 
 OURS = {"MB": 0.8, "build s": 0.3, "paint s": 0.4, "head ms": 9.0, "hover ms": 1.0}
 ROWS = [{"tokens": 128, "explorer": OURS, "bertviz": {"MB": 64.0, "build s": 3.0}},
@@ -15,13 +13,7 @@ ROWS = [{"tokens": 128, "explorer": OURS, "bertviz": {"MB": 64.0, "build s": 3.0
 
 @pytest.fixture(scope="module")
 def bench():
-    spec = importlib.util.spec_from_file_location("bench_viewer", ROOT / "benchmarks" / "viewer.py")
-    module, first = importlib.util.module_from_spec(spec), sys.path[0]
-    try:
-        spec.loader.exec_module(module)
-    finally:
-        sys.path[0] = first
-    return module
+    return load_benchmark("viewer")
 
 
 def test_goals_and_ratios(bench):

@@ -7,6 +7,7 @@ import re
 import nbformat
 import numpy as np
 import pytest
+from conftest import load_benchmark
 from test_viewer import HOSTILE, attention, data_of, maps
 
 import llmtutor as lt
@@ -399,42 +400,19 @@ def test_memory_does_not_grow_over_100_head_changes(show, att):
 @pytest.mark.parametrize("n, paint, megabytes", [(128, 0.5, 0.9), (512, 1.5, 9)])
 def test_speed_with_144_heads(pages, tmp_path, n, paint, megabytes):
     """At three times the budgets, the best of a few runs, as the machine may be busy; `pytest -s` prints what was measured."""
+    bench = load_benchmark("viewer")
     page_text = html(attention([f"t{i}" for i in range(n)], n_layers=12, n_heads=12))
     (tmp_path / "big.html").write_text(page_text, encoding="utf-8")
     painted = []
     for _ in range(3):
         page = pages.open((tmp_path / "big.html").as_uri())
         page.locator("tbody tr").first.wait_for()
-        painted.append(page.evaluate(PAINTED) / 1000)
-        change, hover = min(page.evaluate(CHANGES)), min(page.evaluate(HOVERS))
+        painted.append(page.evaluate(bench.DRAWN["explorer"]) / 1000)
+        change, hover = min(page.evaluate(bench.CHANGES)), min(page.evaluate(bench.HOVERS))
         page.close()
     print(f"{n} tokens: {len(page_text) / 1e6:.2f} MB, painted after {min(painted):.2f} s, head change {change:.1f} ms, hover {hover:.1f} ms")
     assert len(page_text) / 1e6 <= megabytes
     assert min(painted) < 3 * paint and change < 3 * 16 and hover < 3 * 16
-
-
-# When the table was there, in milliseconds since the page was asked for; then the script time of each head change and hover.
-PAINTED = "() => performance.getEntriesByName('explorer-drawn')[0].startTime"
-CHANGES = """async () => {
-    const select = document.getElementById("llmtutor").shadowRoot.querySelector("select.head"), times = [];
-    for (let head = 1; head < 12; head++) {
-        await new Promise(done => requestAnimationFrame(() => setTimeout(done)));  // the change before has been painted
-        const start = performance.now();
-        select.value = head;
-        select.dispatchEvent(new Event("change"));
-        times.push(performance.now() - start);
-    }
-    return times; }"""
-HOVERS = """async () => {
-    const canvas = document.getElementById("llmtutor").shadowRoot.querySelector(".overlay"), box = canvas.getBoundingClientRect();
-    const frame = window.requestAnimationFrame, times = [];
-    window.requestAnimationFrame = act => frame(() => { const start = performance.now(); act(); times.push(performance.now() - start); });
-    for (let i = 0; i < 11; i++) {
-        canvas.dispatchEvent(new PointerEvent("pointermove", {clientX: box.left + 200 + 8 * i, clientY: box.top + 300 + 20 * i}));
-        await new Promise(done => frame(() => setTimeout(done)));
-    }
-    window.requestAnimationFrame = frame;
-    return times; }"""
 
 
 # ---- JupyterLab
