@@ -208,3 +208,26 @@ def test_the_command_line_refuses_an_unknown_model(capsys):
     with pytest.raises(SystemExit):
         training.main(["story-gtp"])
     assert "story-gpt" in capsys.readouterr().err
+
+
+def test_the_card_to_read_says_what_was_measured():
+    """The README of the bundled model is made from its numbers: nobody has written into it by hand."""
+    numbers = [json.loads((BUNDLED / name).read_text(encoding="utf-8")) for name in ("card.json", "seeds.json") if (BUNDLED / name).exists()]
+    assert (BUNDLED / "README.md").read_text(encoding="utf-8") == recipes.gpt._readme(*numbers)
+
+
+def test_the_spread_over_seeds_stands_in_the_card(tmp_path):
+    card = json.loads((BUNDLED / "card.json").read_text(encoding="utf-8"))
+    for seed, ppl in ((0, 2.0), (1, 2.25), (2, 1.75)):
+        card["seed"], card["measured"]["en"]["ppl"] = seed, ppl
+        (tmp_path / str(seed)).mkdir()
+        (tmp_path / str(seed) / "card.json").write_text(json.dumps(card), encoding="utf-8")
+    recipes.gpt.write_spread(tmp_path / "0", [tmp_path / "1", tmp_path / "2"])
+    readme = (tmp_path / "0" / "README.md").read_text(encoding="utf-8")
+    assert "| perplexity per token / 每词元困惑度 | 2.00 / 2.25 / 1.75 | 0.50 | " in readme and "3 seeds (0, 1, 2;" in readme
+    assert [row["seed"] for row in json.loads((tmp_path / "0" / "seeds.json").read_text(encoding="utf-8"))] == [0, 1, 2]
+    with pytest.raises(ValueError, match="a seed of its own.*0, 1, 1"):
+        recipes.gpt.write_spread(tmp_path / "0", [tmp_path / "1", tmp_path / "1"])
+    (tmp_path / "2" / "card.json").write_text(json.dumps(card | {"steps": 10}), encoding="utf-8")
+    with pytest.raises(ValueError, match="differs from seed 0 in steps"):
+        recipes.gpt.write_spread(tmp_path / "0", [tmp_path / "2"])

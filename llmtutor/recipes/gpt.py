@@ -170,8 +170,8 @@ class WithLabels(torch.nn.Module):
         share = self.share if share is None else share
         out = self.model(ids[:, :-1], attention_mask=torch.ones_like(ids[:, :-1]), output_hidden_states=share > 0, use_cache=False)
         target, weight = ids[:, 1:], weights[:, 1:]
-        token_loss = F.cross_entropy(out.logits.transpose(1, 2), target, reduction="none")
-        total = (token_loss * weight).sum() / weight.sum()
+        token_loss = F.cross_entropy(out.logits.flatten(0, 1), target.flatten(), reduction="none")
+        total = (token_loss * weight.flatten()).sum() / weight.sum()
         for hidden in out.hidden_states[1:-1] if share else ():
             for head, label in zip(self.heads.values(), labels):
                 known = label[:, :-1] != NONE
@@ -414,6 +414,28 @@ def write_card(out, model, tokenizer, history, **facts):
     (out / "README.md").write_text(_readme(rounded), encoding="utf-8")
 
 
+def write_spread(out, others):
+    """Say in the card of the model in `out` how much the numbers depend on the seed: writes `seeds.json` and the card anew.
+
+    Args:
+        out: Folder of a trained model with its `card.json`.
+        others: Folders of models that the same recipe made from other seeds.
+
+    Raises:
+        ValueError: If two have the same seed, or one was made otherwise (steps, labels, size).
+    """
+    cards = [json.loads((Path(folder) / "card.json").read_text(encoding="utf-8")) for folder in (out, *others)]
+    for card in cards[1:]:
+        different = [key for key in ("steps", "labels", "parameters", "vocabulary") if card[key] != cards[0][key]]
+        if different:
+            raise ValueError(f"seeds are compared within one recipe; seed {card['seed']} differs from seed {cards[0]['seed']} in {', '.join(different)}")
+    if len({card["seed"] for card in cards}) < len(cards):
+        raise ValueError(f"every model must have a seed of its own; these have {[card['seed'] for card in cards]}")
+    kept = [{key: card[key] for key in ("seed", "tokens", "seconds", "threads", "induction", "measured")} for card in cards]
+    (Path(out) / "seeds.json").write_text(json.dumps(kept, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    (Path(out) / "README.md").write_text(_readme(cards[0], kept), encoding="utf-8")
+
+
 ROWS = [("perplexity per token / 每词元困惑度", "ppl"), ("what the generator's choices give / 生成器自身的选择给出", "bound"),
         ("answers right / 问答正确率", "answers"), ("the same, naming what was mentioned last / 只答最后提到者", "answers_last"),
         ("he or she right / 他她正确率", "pronouns"),
@@ -434,7 +456,29 @@ def _tables(card):
     return first, second
 
 
-def _readme(card):
+def _spread(seeds):
+    """The part of the card that tells how much the numbers depend on the seed; empty for one seed."""
+    if len(seeds) < 2:
+        return ""
+    rows = [row for row in ROWS if row[1] not in ("bound", "answers_last")]
+    for split, name, its_name in (("seen", "seen names", "见过的名字"), ("new_names", "held-out names", "未用过的名字")):
+        rows += [(title.replace(" / ", f", {name} / ") + f"（{its_name}）", f"{test} {split}") for test, title in TITLES.items()]
+    lines = []
+    for title, key in rows:
+        each = [[seed["measured"][lang][key] for seed in seeds] for lang in words.LANGUAGES]
+        lines.append(f"| {title} | " + " | ".join(f"{' / '.join(f'{value:.2f}' for value in values)} | {max(values) - min(values):.2f}" for values in each) + " |")
+    table = "\n".join(lines)
+    return f"""
+The same recipe from {len(seeds)} seeds ({', '.join(str(seed['seed']) for seed in seeds)}; the first is the model here), and the distance from the least to the greatest:
+同一配方用 {len(seeds)} 个随机种子各训练一次（第一个就是这里的模型），以及最大值与最小值之差：
+
+| | English | spread / 极差 | 中文 | spread / 极差 |
+|---|---|---|---|---|
+{table}
+"""
+
+
+def _readme(card, seeds=()):
     first, second = _tables(card)
     told = f"""**It was told who is who while it learned.** {len(LABELS)} throw-away linear heads predicted, at every word and after every layer but the last, which
 person and which thing the text spoke of last, and what had been told of them ({', '.join(LABELS)}); the generator knows. The heads are not part of the
@@ -458,7 +502,7 @@ Right at once (the likeliest of all tokens), 200 fresh texts each; in brackets a
 | ability / 能力 | seen names en | 见过的名字 zh | held-out names en | 未用过的名字 zh | held-out patterns en | 未见过的句式 zh |
 |---|---|---|---|---|---|---|
 {second}
-
+{_spread(seeds)}
 A list of random words said twice: {card['induction']:.2f} of the second saying is foreseen; {card['induction_control']:.2f} where nothing is repeated.
 随机词列表说两遍，第二遍的预测正确率为 {card['induction']:.2f}；不重复的列表为 {card['induction_control']:.2f}。
 
