@@ -75,22 +75,12 @@ def scene(rng, lang, people):
     Returns:
         an object with `text`, `mentions`, `who` (whom the pronoun means) and `values` (person -> value of the fact).
     """
+    from llmtutor.recipes import capabilities
     from llmtutor.storyworld.stories import TRAITS, Teller
-    from llmtutor.storyworld.world import Event
 
-    teller = Teller(lang, random.Random(rng.random()))
-    trait = rng.choice(list(TRAITS))
-    slot, choices, again = TRAITS[trait]
-    cast = [rng.choice([person for person in people if person.female is female]) for female in (True, False)]
-    values = dict(zip(cast, rng.sample(choices, 2)))
-    for person in rng.sample(cast, 2):
-        teller.tell(Event(trait, {"A": person, slot: values[person]}))
-    pair = rng.sample(cast, 2)
-    teller.tell(Event("greet", dict(zip("AB", pair))))
-    draws = iter([rng.random(), 0.0, rng.random(), rng.random()])
-    teller.rng.random = lambda: next(draws)  # always a pronoun where one is clear
-    who = rng.choice(pair)
-    teller.tell(Event(again, {"A": who, slot: values[who]}))
+    teller, trait = Teller(lang, random.Random(rng.random())), rng.choice(list(TRAITS))
+    girl, boy = (rng.choice([person for person in people if person.female is female]) for female in (True, False))
+    who, values, _ = capabilities.told_again(rng, teller, trait, [girl, boy])
     return SimpleNamespace(text=teller.text, mentions=teller.mentions, who=who, values=values)
 
 

@@ -1,5 +1,4 @@
 """Chapter 03: its proofs reject wrong versions, stored results were made by the notebook's own code, the benchmark is fair."""
-import importlib.util
 import json
 import math
 import re
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import load_benchmark
 from torch.nn import functional as F
 
 from llmtutor import checks
@@ -27,10 +27,7 @@ def code():
 
 @pytest.fixture(scope="module")
 def bench():
-    spec = importlib.util.spec_from_file_location("bench_training", ROOT / "benchmarks" / "training.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_benchmark("training")
 
 
 def cell(name, until=None, **space):

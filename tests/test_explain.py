@@ -27,6 +27,7 @@ CONFIGS = {
     "Gemma2ForCausalLM": transformers.Gemma2Config(**FEW_KEYS, head_dim=14, sliding_window=50, query_pre_attn_scalar=14),
     "BertForMaskedLM": transformers.BertConfig(**SIZES),
     "RobertaForMaskedLM": transformers.RobertaConfig(**SIZES | {"pad_token_id": 1}),
+    "ModernBertForMaskedLM": transformers.ModernBertConfig(**SIZES, cls_token_id=0, sep_token_id=0),
 }
 NAMES = list(CONFIGS)
 
@@ -254,7 +255,7 @@ def attention_outputs(lm, text=TEXT):
     return found
 
 
-@pytest.mark.parametrize("name", ["GPT2LMHeadModel", "Qwen3ForCausalLM", "BertForMaskedLM"])
+@pytest.mark.parametrize("name", ["GPT2LMHeadModel", "Qwen3ForCausalLM", "BertForMaskedLM", "ModernBertForMaskedLM"])
 def test_value_weighted_vectors_sum_to_what_attention_adds(built, name):
     lm = built(name)
     norms = explain.value_weighted(lm, TEXT, target_of(lm)).details["norms"]
@@ -308,7 +309,7 @@ def without_value(lm, layers, position):
     return result
 
 
-@pytest.mark.parametrize("name", ["GPT2LMHeadModel", "BertForMaskedLM"])
+@pytest.mark.parametrize("name", ["GPT2LMHeadModel", "BertForMaskedLM", "ModernBertForMaskedLM"])
 def test_value_zeroing_equals_one_token_at_a_time(built, name):
     lm, target = built(name), (5, 9)
     explanation = explain.value_zeroing(lm, TEXT, target, measure="output", output="logit")
@@ -398,7 +399,7 @@ def test_a_lens_that_missed_the_model_would_be_noticed(built, monkeypatch):
         explain.logit_lens(built("BertForMaskedLM"), TEXT, (0, 9))
 
 
-@pytest.mark.parametrize("name", ["GPT2LMHeadModel", "Qwen3ForCausalLM", "BertForMaskedLM"])
+@pytest.mark.parametrize("name", ["GPT2LMHeadModel", "Qwen3ForCausalLM", "BertForMaskedLM", "ModernBertForMaskedLM"])
 def test_patching_everything_gives_the_clean_run(built, name):
     lm = built(name)
     clean, corrupt = logits(lm, TEXT), logits(lm, OTHER)
@@ -407,7 +408,7 @@ def test_patching_everything_gives_the_clean_run(built, name):
     with explain.patch(lm, recording, [explain.Place("block", 0)]):
         assert torch.allclose(logits(lm, OTHER), clean, atol=1e-5)
     with explain.patch(lm, recording, [explain.Place("block", 0, positions=[0])]):  # same token there: nothing changes
-        assert torch.allclose(logits(lm, OTHER), corrupt, atol=1e-5) or name.startswith("Bert")
+        assert torch.allclose(logits(lm, OTHER), corrupt, atol=1e-5) or name.endswith("MaskedLM")
     with explain.patch(lm, recording, [explain.Place(site, i) for i in range(3) for site in ("attention", "mlp")]):
         mixed = logits(lm, OTHER)  # all but the embeddings is clean: neither the one nor the other
     assert not torch.allclose(mixed, corrupt, atol=1e-2)

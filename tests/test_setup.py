@@ -566,3 +566,53 @@ def test_doctor_runs_without_an_environment(monkeypatch, tmp_path):
     lines = doctor.report()
     assert any(text.startswith("DO") and "not made yet" in text for text in lines)
     assert all(re.match(r"(ok  |DO  |note)  \S", text) for text in lines)
+
+
+@pytest.fixture
+def bundled(tmp_path):
+    """A folder with a model and an adapter of it, small and whole."""
+    table = json.dumps({"__metadata__": {"format": "pt"}, "weight": {"dtype": "U8", "shape": [5], "data_offsets": [0, 5]}}).encode()
+    weights = len(table).to_bytes(8, "little") + table + bytes(5)
+    for name, start, config in (("base", "", {}), ("change", "adapter_", {"base_model_name_or_path": "base"})):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / (start + "config.json")).write_text(json.dumps(config))
+        (tmp_path / name / "card.json").write_text("{}")
+        (tmp_path / name / (start + "model.safetensors")).write_bytes(weights)
+    return tmp_path
+
+
+def test_doctor_lists_every_bundled_model_and_the_adapter():
+    names = sorted(folder.name for folder in (ROOT / "llmtutor" / "bundled").iterdir())
+    assert "story-gpt-instruct" in names
+    assert doctor.models_line(ROOT / "llmtutor" / "bundled") == "ok    bundled models: " + ", ".join(names)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "said"),
+    [
+        ("change/adapter_model.safetensors", None, "change: no adapter_model.safetensors"),
+        ("change/adapter_model.safetensors", lambda data: data[:-1], "change: adapter_model.safetensors is damaged or only half copied"),
+        ("change/adapter_model.safetensors", lambda data: data[:20], "change: adapter_model.safetensors is damaged or only half copied"),
+        ("change/adapter_model.safetensors", lambda data: b"", "change: adapter_model.safetensors is damaged or only half copied"),
+        ("change/adapter_model.safetensors", lambda data: b"version https://git-lfs", "change: adapter_model.safetensors is damaged"),
+        ("change/adapter_config.json", None, "change: no config.json and no model.safetensors"),
+        ("change/adapter_config.json", lambda data: b"{}", "change: adapter_config.json is damaged"),
+        ("change/adapter_config.json", lambda data: data[:-2], "change: adapter_config.json is damaged"),
+        ("change/adapter_config.json", lambda data: data.replace(b"base\"}", b"change\"}"), "change: change, the model that it changes, is missing"),
+        ("base/model.safetensors", None, "base: no model.safetensors; change: base, the model that it changes, is missing or damaged"),
+        ("base/model.safetensors", lambda data: data + b"0", "base: model.safetensors is damaged"),
+        ("base/config.json", None, "base: no config.json"),
+    ],
+)
+def test_doctor_reports_a_broken_model_or_adapter(bundled, file, change, said):
+    assert doctor.models_line(bundled) == "ok    bundled models: base, change"
+    data = (bundled / file).read_bytes()
+    (bundled / file).unlink()
+    if change:
+        (bundled / file).write_bytes(change(data))
+    line = doctor.models_line(bundled)
+    assert line.startswith("DO") and said in line and "git restore llmtutor/bundled" in line
+
+
+def test_doctor_misses_the_bundled_models(tmp_path):
+    assert doctor.models_line(tmp_path).startswith("DO    bundled models: none -> ") and "is empty" in doctor.models_line(tmp_path)

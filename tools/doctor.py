@@ -103,12 +103,49 @@ def has_network_namespaces():
     return subprocess.run(["unshare", "-rn", "sh", "-c", "ip link set lo up"], capture_output=True).returncode == 0
 
 
+def fault(folder):
+    """Return what is amiss with a bundled model, or with an adapter (a change to a model that lies beside it); "" when nothing is."""
+    adapter = (folder / "adapter_config.json").exists() and not (folder / "config.json").exists()
+    start = "adapter_" if adapter else ""
+    weights = folder / (start + "model.safetensors")
+    absent = [name for name in (start + "config.json", weights.name) if not (folder / name).exists()]
+    if absent:
+        return "no {}".format(" and no ".join(absent))
+    if adapter:
+        try:
+            base = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))["base_model_name_or_path"]
+        except (ValueError, KeyError, TypeError):
+            return "adapter_config.json is damaged"
+        if base == folder.name or fault(folder.parent / str(base)):
+            return "{}, the model that it changes, is missing or damaged".format(base)
+    return "" if is_whole(weights) else "{} is damaged or only half copied".format(weights.name)
+
+
+def is_whole(weights):
+    """True when a safetensors file is as long as its own header says: 8 bytes of length, a table in JSON, then the numbers."""
+    with weights.open("rb") as stream:
+        size = int.from_bytes(stream.read(8), "little")
+        try:
+            table = json.loads(stream.read(size)) if size < weights.stat().st_size else {}
+            ends = [entry["data_offsets"][1] for name, entry in table.items() if name != "__metadata__"]
+        except (ValueError, LookupError, TypeError, AttributeError):  # no such table: other bytes, or a pointer instead of the file
+            return False
+    return bool(ends) and weights.stat().st_size == 8 + size + max(ends)
+
+
+def models_line(bundled):
+    """One line about the models and adapters in a folder: their names, or what is amiss with which of them."""
+    folders = sorted({path.parent for path in bundled.glob("*/*.json")})
+    faults = {folder.name: fault(folder) for folder in folders}
+    whole = [name for name, amiss in faults.items() if not amiss]
+    amiss = ["{}: {}".format(name, amiss) for name, amiss in faults.items() if amiss] or ["llmtutor/bundled is empty"]
+    return line(bool(whole) and len(whole) == len(faults), "bundled models", ", ".join(whole) or "none",
+                "`git restore llmtutor/bundled`, or clone the repository again; " + "; ".join(amiss))  # fmt: skip
+
+
 def extras_lines():
     """What the tests and the figures like to have, and the bundled models."""
     browser = os.environ.get("LLMTUTOR_CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
-    bundled = environment.ROOT / "llmtutor" / "bundled"
-    models = sorted(path.parent.name for path in bundled.glob("*/config.json"))
-    whole = [name for name in models if (bundled / name / "model.safetensors").exists()]
     namespaces = "available" if has_network_namespaces() else "not available"
     return [
         line(True if browser else None, "Chromium", browser or "not found", "only the browser tests need it (Debian: apt install chromium)"),
@@ -116,8 +153,7 @@ def extras_lines():
              "figures with Chinese need one (Debian: apt install fonts-wqy-microhei)"),
         line(True if namespaces == "available" else None, "network namespaces", namespaces,
              "the tests then cannot cut the network (Linux with util-linux and iproute2 can)"),
-        line(bool(models) and models == whole, "bundled models", ", ".join(whole) or "none",
-             "clone the repository again; missing: " + (", ".join(sorted(set(models) - set(whole))) or "llmtutor/bundled")),
+        models_line(environment.ROOT / "llmtutor" / "bundled"),
     ]  # fmt: skip
 
 

@@ -46,6 +46,7 @@ FAMILIES = [
     Family("GPT-2", "h", "attn.c_proj", "attn.c_attn", "mlp"),
     Family("Llama, Qwen3, Mistral, Gemma 2", "layers", "self_attn.o_proj", "self_attn.v_proj", "mlp"),
     Family("BERT, RoBERTa", "encoder.layer", "attention.output.dense", "attention.self.value", "output.dense"),
+    Family("ModernBERT", "layers", "attn.Wo", "attn.Wqkv", "mlp"),
     Family("GPT-NeoX", "layers", "attention.dense", None, "mlp"),
     Family("Marian, BART", "decoder.layers", "encoder_attn.out_proj", "encoder_attn.v_proj", "fc2", "cross"),
     Family("Marian, BART", "encoder.layers", "self_attn.out_proj", "self_attn.v_proj", "fc2", "encoder"),
@@ -81,8 +82,7 @@ class Parts:
     def values(self, layer: int, made):
         """Read the values out of what the value matrix made: [batch, token, head, d_head], shared ones repeated."""
         d_head = self.d_head(layer)
-        part = made[..., -self.n_heads * d_head:] if _is_conv1d(self.value[layer]) else made
-        part = part.unflatten(-1, (-1, d_head))
+        part = made[..., -self.n_heads * d_head:].unflatten(-1, (-1, d_head))  # the last third, where query, key and value are side by side
         return part.repeat_interleave(self.n_heads // part.shape[2], 2)
 
 
@@ -357,13 +357,12 @@ def zero_values(lm, layers, positions):
     known = parts(lm.model)
 
     def hook(layer):
-        width = known.n_heads * known.d_head(layer)
-        start = -width if _is_conv1d(known.value[layer]) else 0  # GPT-2 has query, key and value side by side
+        width = known.n_heads * known.d_head(layer)  # GPT-2 and ModernBERT have query, key and value side by side: the values are the last
 
         def zero(module, inputs, output):
             changed = output.clone()
             for row, position in enumerate(positions):
-                changed[row, position, start:] = 0
+                changed[row, position, -width:] = 0
             return changed
 
         return zero

@@ -93,16 +93,13 @@ def inside(rng, lang, people, new_templates=False):
     return _item(teller, *teller.answers[-1], where[number], _seen(teller, words.CONTAINERS))
 
 
-def pronoun(rng, lang, people, new_templates=False):
-    """A girl and a boy, one fact each; they meet, and the next sentence says "her" or "his": the next content word is the test.
+def told_again(rng, teller, trait, cast):
+    """Tell a fact of a girl and a fact of a boy, let them meet, and tell one of the facts again with "her" or "his" for the name.
 
-    The simple reader takes the pronoun for the person who was named last.
+    Returns:
+        Whom the pronoun means, a dict from person to the value of the fact, and the two in the order in which they meet.
     """
-    teller = Teller(lang, random.Random(rng.random()), new_templates)
-    trait = rng.choice(list(TRAITS))
     slot, choices, again = TRAITS[trait]
-    girl, boy = (rng.choice([person for person in people if person.female is female]) for female in (True, False))
-    cast = rng.sample([girl, boy], 2)
     values = dict(zip(cast, rng.sample(choices, 2)))
     for person in rng.sample(cast, 2):
         teller.tell(Event(trait, {"A": person, slot: values[person]}))
@@ -112,6 +109,17 @@ def pronoun(rng, lang, people, new_templates=False):
     teller.rng.random = lambda: next(draws)                             # always a pronoun where one is clear
     who = rng.choice(pair)
     teller.tell(Event(again, {"A": who, slot: values[who]}))
+    return who, values, pair
+
+
+def pronoun(rng, lang, people, new_templates=False):
+    """A girl and a boy, one fact each; they meet, and the next sentence says "her" or "his": the next content word is the test.
+
+    The simple reader takes the pronoun for the person who was named last.
+    """
+    teller, trait = Teller(lang, random.Random(rng.random()), new_templates), rng.choice(list(TRAITS))
+    girl, boy = (rng.choice([person for person in people if person.female is female]) for female in (True, False))
+    who, values, pair = told_again(rng, teller, trait, rng.sample([girl, boy], 2))
     mention = next(m for m in reversed(teller.mentions) if m.entity is values[who])
     return _item(teller, mention.start, mention.end, values[who], [values[pair[1]]])
 
