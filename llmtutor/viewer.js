@@ -16,6 +16,7 @@ class Explorer {
     this.side = state.get("key") === null ? "query" : "key";
     this.hover = null; // {query, key}, either may be null
     this.opened = new Map(); // sheet -> its maps
+    this.undrawn = []; // what has changed while a map was on its way
     this.cleanUps = [];
   }
 
@@ -176,14 +177,15 @@ class Explorer {
       this.load(this.wantedSheet);
       return;
     }
+    if (this.ratio !== window.devicePixelRatio) { // zoomed, or moved to another screen
+      [names, this.grid, this.ratio] = [[...names, "size"], null, window.devicePixelRatio];
+    }
     if (this.state.get("query") !== null) this.side = "query";
     if (this.state.get("key") !== null) this.side = "key";
     const missing = this.maps.lacks(this.layerAt, this.headsAt);
     if (missing === undefined && some("layer", "heads", "combine", "hide", "lang")) {
-      this.current = this.maps.view(this.layerAt, this.headsAt, this.state.get("combine"), this.hidden);
-      let top = 0;
-      for (const weight of this.current.weights) if (Math.abs(weight) > top) top = Math.abs(weight);
-      this.top = top || 1;
+      this.current = this.maps.view(this.layerAt, this.headsAt, this.state.get("combine"), this.hidden, this.current?.weights);
+      this.top = largest(this.current.weights) || 1;
     }
     if (some("lang", "theme")) this.colours = rampColours(this.theme, this.sheet.signed);
     if (some("lang")) this.writeLabels();
@@ -193,11 +195,14 @@ class Explorer {
     this.drawOverview();
     this.detail.classList.toggle("waiting", missing !== undefined);
     if (missing !== undefined) {
+      this.undrawn = [...new Set([...this.undrawn, ...names])];
       this.fetchMap(this.layerAt, missing);
       return;
     }
-    if (some("layer", "heads", "combine", "hide", "lang", "shade", "theme", "threshold", "mode", "size")) this.drawDetail();
-    this.drawLegend();
+    [names, this.undrawn] = [[...names, ...this.undrawn], []];
+    const anew = some("lang", "theme", "mode", "size");
+    if (anew || some("layer", "heads", "combine", "hide", "shade", "threshold")) this.drawDetail(anew);
+    this.drawLegend(anew || some("hide", "shade", "threshold"));
     this.drawActive();
   }
 
@@ -283,7 +288,10 @@ class Explorer {
     this.legendTop = h("span");
     this.legendMid = h("span");
     this.legendMarks = h("span", { class: "marks" });
-    this.table = h("table");
+    this.tableHeads = ["rank", "token", "weight"].map(() => h("th", { scope: "col" }));
+    this.table = h("table", {}, (this.tableCaption = h("caption")), h("thead", {}, h("tr", {}, ...this.tableHeads, h("td"))),
+      (this.tableBody = h("tbody")));
+    this.tableRows = []; // made once, written again for each row of the map
     this.heading = h("h2");
 
     this.root = h("div", { class: "explorer", "data-lm-suppress-shortcuts": "true",
@@ -366,8 +374,8 @@ class Explorer {
 
   showFound() {
     const [layer, heads] = [this.state.get("layer"), this.state.get("heads")];
-    const place = `${layer},${heads[0]}`;
-    this.foundSelect.value = heads.length === 1 && [...this.foundSelect.options].some(({ value }) => value === place) ? place : "";
+    this.foundSelect.value = heads.length === 1 ? `${layer},${heads[0]}` : "";
+    if (this.foundSelect.selectedIndex < 0) this.foundSelect.value = "";
   }
 
   chooseFound(place) {
@@ -385,7 +393,7 @@ class Explorer {
     const box = h("div", { class: "strip", tabindex: 0, role: "listbox", onkeydown: (event) => this.keyStrip(event, side) });
     const name = h("span", { class: "side" });
     const spans = tokens.map((token, index) => {
-      const span = h("span", { class: "token", role: "option", id: `token-${side}-${index}`, dir: "auto",
+      const span = h("span", { class: "token", role: "option", id: `token-${side}-${index}`, dir: "auto", "aria-selected": "false",
         onclick: () => this.pin(side === "both" ? this.side : side, index),
         onpointerenter: () => this.hoverToken(side, index) }, token);
       return span;
@@ -468,7 +476,7 @@ class Explorer {
       this.picture(rows, columns, small, 1, 0, (row) => { // a cell is masked when all weights in it are
         const length = maps.rowLength(Math.ceil(((row + 1) * maps.nQueries) / rows) - 1);
         return Math.ceil((length * columns) / maps.nKeys);
-      })));
+      }).canvas));
     this.grid = null;
     const { signed, entropy, sink } = this.sheet; // the bars: of a difference its mean size, 2 at most
     this.shares = signed ? entropy.flat().map((size) => size / 2) : sink.flat();
@@ -479,13 +487,10 @@ class Explorer {
     return this.colours[colourIndex(weight, this.top, this.state.get("shade"), this.sheet.signed)];
   }
 
-  // A small canvas with one pixel for each cell. Weights below the threshold get the colour of 0.
-  picture(rows, columns, weights, top, threshold, masked) {
-    const canvas = document.createElement("canvas");
-    canvas.width = columns;
-    canvas.height = rows;
-    const context = canvas.getContext("2d");
-    const image = context.createImageData(columns, rows);
+  // A small canvas with one pixel for each cell, an earlier one's where it fits. Weights below the threshold get the colour of 0.
+  picture(rows, columns, weights, top, threshold, masked, earlier = null) {
+    const fits = earlier?.image.width === columns && earlier.image.height === rows;
+    const { canvas, image } = fits ? earlier : { canvas: document.createElement("canvas"), image: new ImageData(columns, rows) };
     const pixels = new Uint32Array(image.data.buffer);
     const pack = ([red, green, blue]) => ((255 << 24) | (blue << 16) | (green << 8) | red) >>> 0;
     const colours = Uint32Array.from(this.colours, pack);
@@ -493,17 +498,18 @@ class Explorer {
     const { signed } = this.sheet;
     const zero = colours[signed ? 128 : 0];
     const indexOf = colourScale(top, this.state.get("shade"), signed);
-    for (let row = 0, at = 0; row < rows; row++) {
-      const from = masked(row);
-      for (let column = 0; column < columns; column++, at++) {
+    for (let row = 0; row < rows; row++) {
+      const from = row * columns + Math.max(0, Math.min(columns, masked(row)));
+      pixels.fill(mask, from, (row + 1) * columns);
+      for (let at = row * columns; at < from; at++) {
         const weight = weights[at];
-        if (column >= from) pixels[at] = mask;
-        else if (weight < threshold && -weight < threshold) pixels[at] = zero;
+        if (weight < threshold && -weight < threshold) pixels[at] = zero;
         else pixels[at] = weight === weight ? colours[indexOf(weight)] : nan;
       }
     }
-    context.putImageData(image, 0, 0);
-    return canvas;
+    if (!fits) Object.assign(canvas, { width: columns, height: rows });
+    canvas.getContext("2d").putImageData(image, 0, 0);
+    return { canvas, image };
   }
 
   drawOverview() {
@@ -516,9 +522,11 @@ class Explorer {
       this.grid = { room, left, top, side, step, width: left + maps.nHeads * step.x, height: top + maps.nLayers * step.y + 2 };
       this.grid.plain = document.createElement("canvas"); // without the frames that show what is chosen
       this.drawGrid(sized(this.grid.plain, this.grid.width, this.grid.height));
+      sized(this.overview, this.grid.width, this.grid.height);
     }
     const { left, top, side, step, width, height, plain } = this.grid;
-    const context = sized(this.overview, width, height);
+    const context = this.overview.getContext("2d");
+    context.clearRect(0, 0, width, height);
     context.drawImage(plain, 0, 0, width, height);
     context.strokeStyle = this.paper.accent;
     context.lineWidth = 3;
@@ -585,17 +593,22 @@ class Explorer {
 
   // -- detail
 
-  drawDetail() {
+  // `anew`: not only the weights are others.
+  drawDetail(anew) {
     const mode = this.state.get("mode");
     this.note.textContent = mode === "matrix" ? this.t.axes : "";
-    if (mode === "matrix") this.drawMatrix();
+    if (mode === "matrix") this.drawMatrix(anew);
     if (mode === "lines") this.drawColumns();
   }
 
-  drawMatrix() {
-    const { width, height } = this.layMatrix();
-    this.paintMatrix(sized(this.base, width, height));
-    sized(this.overlay, width, height);
+  // The labels stay when only the weights are others: they take longer to draw than all cells.
+  drawMatrix(anew) {
+    if (anew) {
+      const { width, height } = this.layMatrix();
+      this.labelMatrix(sized(this.base, width, height));
+      sized(this.overlay, width, height);
+    }
+    this.paintCells(this.base.getContext("2d"));
   }
 
   // Where everything goes; the drawing itself works on a canvas as on an SVG.
@@ -609,24 +622,25 @@ class Explorer {
     return this.geometry;
   }
 
-  paintMatrix(context) {
+  // All cells and the frame around them: what was drawn there before is covered.
+  paintCells(context) {
     const { maps } = this;
     const { nQueries, nKeys } = maps;
     const { left, top, cell } = this.geometry;
     const threshold = this.state.get("threshold");
-    const cells = this.picture(nQueries, nKeys, this.current.weights, this.top, threshold, (query) => maps.rowLength(query));
+    this.cells = this.picture(nQueries, nKeys, this.current.weights, this.top, threshold, (query) => maps.rowLength(query), this.cells);
     context.imageSmoothingEnabled = false;
-    context.drawImage(cells, left, top, nKeys * cell, nQueries * cell);
+    context.drawImage(this.cells.canvas, left, top, nKeys * cell, nQueries * cell);
     context.strokeStyle = this.paper.line;
     context.lineWidth = 1;
     context.strokeRect(left - 0.5, top - 0.5, nKeys * cell + 1, nQueries * cell + 1);
-    this.labelMatrix(context, left, top, cell);
     if (cell >= 28) this.numberCells(context, left, top, cell, threshold);
     for (const key of this.hidden) this.hatch(context, left + key * cell, top, cell, nQueries * cell);
     if (maps.nan && cell >= 6) this.crossNaN(context, left, top, cell);
   }
 
-  labelMatrix(context, left, top, cell) {
+  labelMatrix(context) {
+    const { left, top, cell } = this.geometry;
     const size = Math.max(11, Math.min(14, cell - 2));
     const every = Math.ceil((size + 2) / cell);
     context.font = `${size}px ${FONT}`;
@@ -648,8 +662,7 @@ class Explorer {
   }
 
   numberCells(context, left, top, cell, threshold) {
-    context.font = `${cell >= 36 ? 13 : 11}px ${FONT}`;
-    context.textAlign = "center";
+    Object.assign(context, { font: `${cell >= 36 ? 13 : 11}px ${FONT}`, textAlign: "center", textBaseline: "middle" });
     for (let query = 0; query < this.maps.nQueries; query++) {
       for (let key = 0; key < this.maps.rowLength(query); key++) {
         const weight = this.weight(query, key);
@@ -744,15 +757,10 @@ class Explorer {
 
   paintText(context, { placed }) {
     const { active } = this;
-    const scores = this.explanations.scores();
-    const weights = active === null ? null : this.rowOf(this.side, active);
-    const colours = scores && rampColours(this.theme, true);
-    const top = scores && (Math.max(...scores.map(Math.abs)) || 1);
+    const colours = new Map(this.strips.map(({ side }) => [side, this.coloursOf(side)]));
     Object.assign(context, { font: `18px ${FONT}`, textAlign: "left", textBaseline: "middle", lineWidth: 2, strokeStyle: this.paper.accent });
     for (const { side, index, token, x, y, room } of placed) {
-      const looked = side === "both" || side !== this.side;
-      const colour = scores ? colours[colourIndex(scores[index], top, "linear", true)]
-        : weights && looked ? this.shaded(weights[index], index, active) : null;
+      const colour = colours.get(side)?.[index];
       if (colour) {
         context.fillStyle = css(colour);
         context.fillRect(x, y, room, 28);
@@ -827,7 +835,7 @@ class Explorer {
       const weight = Math.abs(this.current.weights[place]);
       if (!(weight > 0 && weight >= threshold)) continue;
       const t = colourIndex(weight, this.top, this.state.get("shade")) / 255;
-      if (this.sheet.signed) context.strokeStyle = css(this.colours[this.current.weights[place] > 0 ? 210 : 46]);
+      if (this.sheet.signed) context.strokeStyle = this.lineColour(this.current.weights[place]);
       context.globalAlpha = active === null ? 0.1 + 0.7 * t : 0.15 + 0.85 * t;
       context.lineWidth = 0.5 + 5 * (weight / this.top);
       context.beginPath();
@@ -839,6 +847,9 @@ class Explorer {
     context.globalAlpha = 1;
     this.drawColumnTokens(context, active, at);
   }
+
+  // Of a difference: what says by its length how large it is, says by its colour which way it goes.
+  lineColour(weight) { return css(this.colours[weight > 0 ? 210 : 46]); }
 
   drawColumnTokens(context, active, at) {
     const { width, step, side } = this.geometry;
@@ -873,40 +884,64 @@ class Explorer {
     return this.cellColour(weight);
   }
 
+  // The colours of a text, by the scores of the tab that is open, else by the weights of the active token; null where a
+  // token is not seen. Undefined where nothing is to be coloured.
+  coloursOf(side) {
+    const { active } = this;
+    const scores = side === "key" ? null : this.explanations.scores();
+    if (scores) {
+      const colours = rampColours(this.theme, true);
+      const top = largest(scores) || 1;
+      return Array.from(scores, (score) => colours[colourIndex(score, top, "linear", true)]);
+    }
+    if (active === null || side === this.side) return undefined;
+    return Array.from(this.rowOf(this.side, active), (weight, index) => this.shaded(weight, index, active));
+  }
+
+  // Only what is not as it was before is written: there may be a thousand tokens, and each change costs.
   colourStrips() {
     const { active } = this;
-    const pinned = this.state.get(this.side);
-    const weights = active === null ? null : this.rowOf(this.side, active);
-    for (const { box, spans, side } of this.strips) {
-      const coloured = side === "both" || side !== this.side;
-      const marked = side === "both" || side === this.side;
+    const scores = this.explanations.scores();
+    for (const strip of this.strips) {
+      const { box, spans, side } = strip;
+      const colours = this.coloursOf(side);
       spans.forEach((span, index) => {
-        const colour = weights && coloured ? this.shaded(weights[index], index, active) : null;
-        span.style.background = colour ? css(colour) : "";
-        span.style.color = colour ? (isDark(colour) ? "white" : "black") : "";
-        span.removeAttribute("title");
-        span.classList.toggle("active", marked && index === active);
-        span.classList.toggle("unseen", Boolean(weights && coloured && !colour));
-        span.setAttribute("aria-selected", marked && index === pinned);
+        const [colour, before] = [colours?.[index], strip.colours?.[index]];
+        if (colour !== before) {
+          span.style.backgroundColor = colour ? css(colour) : ""; // not `background`, which sets eight properties
+          span.style.color = colour ? (isDark(colour) ? "white" : "black") : "";
+        }
+        if ((colour === null) !== (before === null)) span.classList.toggle("unseen");
+        const title = scores && side !== "key" ? scores[index].toPrecision(2) : "";
+        if (span.title !== title) span.title = title;
       });
+      strip.colours = colours;
+      const marked = side === "both" || side === this.side;
+      const move = (name, to, mark) => {
+        if (strip[name] === to) return;
+        if (spans[strip[name]]) mark(spans[strip[name]], false);
+        if (spans[to]) mark(spans[to], true);
+        strip[name] = to;
+      };
+      move("active", marked ? active : null, (span, on) => span.classList.toggle("active", on));
+      move("pinned", marked ? this.state.get(this.side) : null, (span, on) => span.setAttribute("aria-selected", on));
       if (marked && active !== null) box.setAttribute("aria-activedescendant", spans[active].id);
       else box.removeAttribute("aria-activedescendant");
     }
-    this.explanations.colour(this.strips.filter(({ side }) => side !== "key"));
   }
 
   // Both tokens, the weight with its error, and its rank.
   describe(query, key) {
     const { t, side } = this;
-    const pair = t.pair(this.name("query", query), this.name("key", key));
-    if (this.isMasked(query, key)) return `${pair}: ${t.masked}`;
-    if (this.hidden.includes(key)) return `${pair}: ${t.hidden}`;
+    const pair = (said) => t.pair(this.name("query", query), this.name("key", key), said);
+    if (this.isMasked(query, key)) return pair(t.masked);
+    if (this.hidden.includes(key)) return pair(t.hidden);
     const weight = this.weight(query, key);
-    if (Number.isNaN(weight)) return `${pair}: ${t.isNaN}`;
+    if (Number.isNaN(weight)) return pair(t.isNaN);
     const row = this.rowOf(side, side === "query" ? query : key);
     const allowed = this.seen(side, side === "query" ? query : key);
-    const rank = t.rank(rankOf(row, side === "query" ? key : query), allowed.length);
-    return `${pair}: ${t.weight(...withError(weight, this.errorOf(query, key)))}, ${side === "query" ? t.ofRow : t.ofColumn} ${rank}`;
+    const rank = t[side === "query" ? "ofRow" : "ofColumn"](rankOf(row, side === "query" ? key : query), allowed.length);
+    return pair(t.weight(...withError(weight, this.errorOf(query, key)), rank));
   }
 
   // The indices on the other side that the mask and the sink control leave.
@@ -932,27 +967,25 @@ class Explorer {
   // The row of the active token as a table: for eyes, and for a screen reader.
   writeTable() {
     const { active, side, t } = this;
-    this.table.replaceChildren();
     this.table.hidden = active === null;
     if (active === null) return;
     const other = side === "query" ? "key" : "query";
     const row = this.rowOf(side, active);
     const order = this.seen(side, active).sort((a, b) => Math.abs(row[b] || 0) - Math.abs(row[a] || 0) || a - b);
-    const body = h("tbody");
+    const shown = order.slice(0, MAX_ROWS);
+    while (this.tableRows.length < shown.length) this.tableRows.push(tableRow());
     let rank = 0;
-    for (const [place, index] of order.slice(0, MAX_ROWS).entries()) {
+    for (const [place, index] of shown.entries()) {
       const [query, key] = side === "query" ? [active, index] : [index, active];
       if (!place || row[index] !== row[order[place - 1]]) rank = place + 1;
       const [weight, error] = withError(row[index], this.errorOf(query, key));
-      const bar = h("span", { class: "bar" });
-      bar.style.width = `${Math.round(80 * Math.min(1, Math.abs(row[index] || 0)))}px`;
-      body.append(h("tr", {}, h("td", {}, String(rank)), h("th", { scope: "row", dir: "auto" }, this.name(other, index, 14)),
-        h("td", {}, Number.isNaN(row[index]) ? "NaN" : `${weight} ± ${error}`), h("td", { class: "bars", "aria-hidden": "true" }, bar)));
+      this.tableRows[place].write(String(rank), this.name(other, index, 14), Number.isNaN(row[index]) ? "NaN" : `${weight} ± ${error}`,
+        Math.abs(row[index] || 0), this.sheet.signed ? this.lineColour(row[index]) : "");
     }
+    if (this.tableBody.rows.length !== shown.length) this.tableBody.replaceChildren(...this.tableRows.slice(0, shown.length).map(({ row }) => row));
     const rest = order.length - MAX_ROWS;
-    this.table.append(h("caption", {}, this.caption() + (rest > 0 ? ` (${t.more(rest)})` : "")),
-      h("thead", {}, h("tr", {}, h("th", { scope: "col" }, t.rankName), h("th", { scope: "col" }, t[other]),
-        h("th", { scope: "col" }, this.sheet.signed ? t.differenceName : t.weightName), h("td"))), body);
+    this.tableCaption.textContent = this.caption() + (rest > 0 ? t.inBrackets(t.more(rest)) : "");
+    [t.rankName, t[other], this.sheet.signed ? t.differenceName : t.weightName].forEach((word, i) => { this.tableHeads[i].textContent = word; });
   }
 
   writeSink() {
@@ -969,22 +1002,24 @@ class Explorer {
       if (this.side === "query" && active !== null) sentences.push(t.hiddenHere(percent(this.current.shares[active])));
     }
     if (this.unit !== "tokens") sentences.push(t.unitRule(t.units[this.unit]));
-    this.sinkLine.textContent = sentences.join(this.state.get("lang") === "zh" ? "" : " ");
+    this.sinkLine.textContent = sentences.join(t.between);
   }
 
-  drawLegend() {
+  // The numbers at its ends are those of the map; the rest is drawn only `anew`.
+  drawLegend(anew) {
+    const { signed } = this.sheet;
+    this.legendLow.textContent = signed ? (-this.top).toFixed(2) : "0";
+    this.legendTop.textContent = this.top.toFixed(2);
+    if (!anew) return;
     const [width, height] = [160, 12];
     const context = sized(this.legend, width, height);
-    const { signed } = this.sheet;
     for (let x = 0; x < width; x++) {
-      const weight = signed ? (2 * (x + 0.5) / width - 1) * this.top : ((x + 0.5) / width) * this.top;
-      context.fillStyle = css(this.cellColour(weight));
+      const part = (x + 0.5) / width;
+      context.fillStyle = css(this.colours[colourIndex(signed ? 2 * part - 1 : part, 1, this.state.get("shade"), signed)]);
       context.fillRect(x, 0, 1, height);
     }
     const threshold = this.state.get("threshold");
     const { t } = this;
-    this.legendLow.textContent = signed ? (-this.top).toFixed(2) : "0";
-    this.legendTop.textContent = this.top.toFixed(2);
     this.legendMid.textContent = (signed ? t.differenceName : t.weightName) + t.inBrackets(t[this.state.get("shade")]);
     const marks = [];
     const mark = (rgb, word) => {
@@ -1120,4 +1155,18 @@ class Explorer {
     observer.observe(this.root);
     this.cleanUps.push(() => observer.disconnect());
   }
+}
+
+// A row of the table, and how to write it: the texts of its cells, the length of its bar, 0 to 1, and its colour ("": the usual one).
+function tableRow() {
+  const cells = [h("td", {}, ""), h("th", { scope: "row", dir: "auto" }, ""), h("td", {}, "")];
+  const bar = h("span", { class: "bar" });
+  const row = h("tr", {}, ...cells, h("td", { class: "bars", "aria-hidden": "true" }, bar));
+  const write = (...texts) => {
+    const [share, colour] = texts.splice(cells.length);
+    cells.forEach(({ firstChild }, i) => { if (firstChild.data !== texts[i]) firstChild.data = texts[i]; });
+    bar.style.width = `${Math.round(80 * Math.min(1, share))}px`;
+    if (bar.style.backgroundColor !== colour) bar.style.backgroundColor = colour;
+  };
+  return { row, write };
 }

@@ -36,6 +36,8 @@ export function weightOf(code, fineness) {
   return code <= joint ? (code / fineness) ** 2 : edge * edge + (code - joint) / 127.5;
 }
 
+const UNSCALED = { scale: 1, share: 0, slack: 0 };
+
 // All weights of all heads, as bytes; a causal map holds only its lower triangle. Where the form says `small`, only the
 // small maps have come, and each map is put in its place when it arrives (`fill`).
 export class Maps {
@@ -111,10 +113,12 @@ export class Maps {
 
   // The map of one or several heads as Float32Array [query * nKeys + key]. Keys in `hidden` are left out and the rest of
   // each row is scaled to 1, head by head; `shares[query]` says how much was hidden, on average over the heads, and
-  // `scalings[query * heads + number]` by what each row was scaled.
-  view(layer, heads, combine = "mean", hidden = []) {
+  // `scalings[query * heads + number]` by what each row was scaled. `weights` may be an earlier view's, to be written over:
+  // large maps would else leave a megabyte behind at each change.
+  view(layer, heads, combine = "mean", hidden = [], weights = null) {
     const { nQueries, nKeys } = this;
-    const weights = new Float32Array(nQueries * nKeys);
+    if (weights?.length === nQueries * nKeys) weights.fill(0);
+    else weights = new Float32Array(nQueries * nKeys);
     const shares = new Float32Array(nQueries);
     const scalings = [];
     const part = combine === "max" ? 1 : 1 / heads.length;
@@ -128,6 +132,10 @@ export class Maps {
         scalings[query * heads.length + number] = scaling;
         const { scale } = scaling;
         const first = query * nKeys;
+        if (heads.length === 1 && scale === 1 && !nan) { // what is nearly always looked at
+          for (let key = 0; key < length; key++) weights[first + key] = known[raw[start + key]];
+          continue;
+        }
         for (let key = 0; key < length; key++) {
           let weight = Math.min(1, known[raw[start + key]] * scale);
           if (nan && this.isNaN(layer, start + key)) weight = NaN;
@@ -178,7 +186,7 @@ export class Maps {
   // By what to multiply a row so that what is not hidden sums to 1, how much is hidden, and how far off the sum of the
   // rest may be. Where rows are known to sum to 1, the rest is what the hidden keys leave: only their errors count.
   scaling(layer, start, length, hidden) {
-    if (!hidden.length) return { scale: 1, share: 0, slack: 0 };
+    if (!hidden.length) return UNSCALED;
     let [share, rest, hiddenError, restError] = [0, 0, 0, 0];
     for (const key of hidden) {
       if (key >= length || this.isNaN(layer, start + key)) continue;
@@ -201,6 +209,13 @@ export class Maps {
   get firstFree() {
     return this.causal && this.nKeys === this.nQueries && this.nQueries > 1 ? 1 : 0;
   }
+}
+
+// The largest size of some weights; NaN has none.
+export function largest(weights) {
+  let top = 0;
+  for (let i = 0; i < weights.length; i++) if (Math.abs(weights[i]) > top) top = Math.abs(weights[i]);
+  return top;
 }
 
 // 1 for the largest value, of differences for the largest size; equal values share a rank.
@@ -269,6 +284,7 @@ const isDark = (rgb) => 0.299 * rgb[0] + 0.587 * rgb[1] + 0.114 * rgb[2] < 140;
 
 // A token in at most so many columns; a Chinese character takes two.
 export function shorten(token, width) {
+  if (2 * token.length <= width) return token;
   let used = 0;
   let kept = "";
   for (const char of token) {
@@ -318,7 +334,7 @@ function sized(canvas, width, height) {
 function widest(tokens) {
   const context = document.createElement("canvas").getContext("2d");
   context.font = `14px ${FONT}`;
-  return Math.min(120, Math.max(...tokens.map((token) => context.measureText(shorten(token, 14)).width)) + 12);
+  return Math.ceil(Math.min(120, Math.max(...tokens.map((token) => context.measureText(shorten(token, 14)).width)) + 12));
 }
 
 const FONT = 'system-ui, "Noto Sans CJK SC", "PingFang SC", "Microsoft YaHei", "WenQuanYi Micro Hei", sans-serif';

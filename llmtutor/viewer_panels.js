@@ -112,8 +112,8 @@ export function figureOf(explorer, size, makePen) {
   pen.save();
   pen.translate((width - layout.width * scale) / 2, 10);
   pen.scale(scale, scale);
-  ({ matrix: () => { drawn.paintMatrix(pen); drawn.paintCursor(pen); }, lines: () => { drawn.paintColumns(pen); drawn.paintLines(pen); },
-    text: () => drawn.paintText(pen, layout) })[mode]();
+  ({ matrix: () => { drawn.paintCells(pen); drawn.labelMatrix(pen); drawn.paintCursor(pen); },
+    lines: () => { drawn.paintColumns(pen); drawn.paintLines(pen); }, text: () => drawn.paintText(pen, layout) })[mode]();
   pen.restore();
   Object.assign(pen, { fillStyle: PAPERS.light.ink, textAlign: "left", textBaseline: "middle", font: `${letters}px ${FONT}` });
   caption.forEach((line, i) => pen.fillText(line, 10, whole - below + 16 + i * letters * 1.35));
@@ -127,7 +127,7 @@ export function captionOf(explorer) {
   if (state.get(explorer.side) !== null) parts.push(explorer.caption());
   if (explorer.unit !== "tokens") parts.push(t.units[explorer.unit]);
   if (state.get("threshold") > 0) parts.push(t.below(state.get("threshold").toFixed(2)));
-  parts.push(explorer.sheet.signed || explorer.hidden.length ? explorer.sinkLine.textContent : `${t.shade}: ${t[state.get("shade")]}`);
+  parts.push(explorer.sheet.signed || explorer.hidden.length ? explorer.sinkLine.textContent : t.named(t.shade, t[state.get("shade")]));
   return parts.join(" · ");
 }
 
@@ -212,24 +212,7 @@ class Explanations {
     const scores = this.scores();
     const top = scores && Math.max(...scores.map(Math.abs)).toPrecision(2);
     const target = one && one.at !== null ? t.targetAt(one.target, one.at) : one?.target;
-    this.line.textContent = `${one && scores ? `${t.scoresOf(t.methodName(one.method), target, top)} ` : ""}${t.caution}`;
-  }
-
-  // Colour the text by the scores; false where attention colours it.
-  colour(strips) {
-    const scores = this.scores();
-    if (!scores) return false;
-    const { theme } = this.explorer;
-    const colours = rampColours(theme, true);
-    const top = Math.max(...scores.map(Math.abs)) || 1;
-    for (const { spans } of strips) spans.forEach((span, index) => {
-      const colour = colours[colourIndex(scores[index], top, "linear", true)];
-      span.style.background = css(colour);
-      span.style.color = isDark(colour) ? "white" : "black";
-      span.classList.remove("unseen");
-      span.title = scores[index].toPrecision(2);
-    });
-    return true;
+    this.line.textContent = [...(one && scores ? [t.scoresOf(t.methodName(one.method), target, top)] : []), t.caution].join(t.between);
   }
 }
 
@@ -442,17 +425,24 @@ class Live {
     return sheet.first ? (sheet.first[query + 1] ?? Infinity) - 1 : query;
   }
 
-  // Ask once for each question, and show the answer unless another question has come meanwhile.
+  // Ask once for each question, and show the answer unless another question has come meanwhile; in another language or theme show it again.
   async asked(slot, name, details, show) {
     const key = JSON.stringify([name, details]);
-    if (!this.can.includes(name) || this[slot] === key) return;
-    this[slot] = key;
-    try {
-      const { content } = await this.explorer.state.ask(name, { details });
-      if (this[slot] === key && !this.explorer.closed) show(content);
-    } catch (error) {
-      if (this[slot] === key) show({ failed: error.message });
+    const look = `${this.explorer.state.get("lang")} ${this.explorer.theme}`;
+    if (!this.can.includes(name)) return;
+    if (this[slot]?.key === key) {
+      const { content, look: before } = this[slot];
+      this[slot].look = look;
+      if (content && before !== look) show(content);
+      return;
     }
+    const question = (this[slot] = { key, look });
+    try {
+      question.content = (await this.explorer.state.ask(name, { details })).content;
+    } catch (error) {
+      question.content = { failed: error.message };
+    }
+    if (this[slot] === question && !this.explorer.closed) show(question.content);
   }
 
   predict() {

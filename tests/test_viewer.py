@@ -347,4 +347,4 @@ def test_decoding_and_geometry_under_node(root):
     if node is None:
         pytest.skip("Node is not installed; test_viewer_browser.py runs the same code in Chromium")
     done = subprocess.run([node, "--test", str(root / "tests" / "viewer.test.mjs")], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0 and "# pass 15" in done.stdout, done.stdout + done.stderr
+    assert done.returncode == 0 and "# pass 16" in done.stdout, done.stdout + done.stderr

@@ -11,6 +11,7 @@ from conftest import load_benchmark
 from test_viewer import HOSTILE, attention, data_of, maps
 
 import llmtutor as lt
+from llmtutor.explain import Explanation
 from llmtutor.viewer import html
 
 if os.environ.get("LLMTUTOR_REQUIRE_BROWSER", "") in ("", "0"):
@@ -309,15 +310,26 @@ def test_chinese_interface(show):
     assert page.locator(".explorer").get_attribute("lang") == "zh-CN"
 
 
-def test_nothing_is_clipped_when_the_window_is_narrow(show, att):
-    page = show(att)
-    page.set_viewport_size({"width": 480, "height": 800})  # what a projector of 960 shows at 200 %
-    page.wait_for_timeout(200)
-    assert page.evaluate("document.documentElement.scrollWidth") <= 480
-    for box in page.locator("select, button, .strip, table").all():
-        if box.is_visible():
-            place = box.bounding_box()
-            assert place["x"] >= 0 and place["x"] + place["width"] <= 480
+# What projectors of 960 x 1600 and of 1280 x 720 dots show at 200 %: half as many CSS pixels, each two dots wide.
+@pytest.mark.parametrize("lang", ["en", "zh"])
+@pytest.mark.parametrize("width, height", [(480, 800), (640, 360)])
+def test_nothing_is_clipped_at_200_percent(show, att, lang, width, height):
+    page = show(att, lang=lang, explanations=[Explanation("value zeroing, output", np.zeros(N), TOKENS)])
+    zoom = {"width": width, "height": height, "deviceScaleFactor": 2, "mobile": False}
+    page.context.new_cdp_session(page).send("Emulation.setDeviceMetricsOverride", zoom)
+    for mode in ("matrix", "lines", "text"):
+        page.locator(f"button[data-mode={mode}]").click()
+        page.wait_for_function("""() => [...document.getElementById("llmtutor").shadowRoot.querySelectorAll("canvas.base, .overview, .ramp")]
+            .every(canvas => canvas.width === Math.round(2 * parseFloat(canvas.style.width)))""")  # sharp, too
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        for box in page.locator("select, button, input, .strip, .row, .detail, canvas.base, p, h1, h2").all():
+            if box.is_visible():
+                place = box.bounding_box()
+                assert place["x"] >= 0 and place["x"] + place["width"] <= width
+        assert page.locator("button").evaluate_all("all => all.every(one => one.scrollWidth <= one.clientWidth)")
+        assert page.locator(".row").bounding_box()["height"] < height
+    page.locator("select.head").evaluate("select => Object.assign(select.style, {minWidth: '700px', maxWidth: 'none'})")
+    assert page.evaluate("document.documentElement.scrollWidth") > width  # this check notices what is too wide
 
 
 # ---- safety
@@ -348,19 +360,22 @@ def test_the_page_can_reach_nothing(show, att, pages):
 # ---- two on one page, cleaning up, speed
 
 
-def two_on_one_page(att, other):
-    """A page with two explorers, as a notebook has them; `explorers` holds both."""
-    page = html(att)
-    script = re.search(r'<script type="module">(.*)</script>', page, re.DOTALL)[1].rsplit("openPage(", 1)[0]
-    blocks = "".join(f'<main id="m{i}"></main><script type="application/json" id="d{i}">{json.dumps(data_of(html(one))).replace("<", "&lt;")}</script>'
-                     for i, one in enumerate((att, other)))
-    start = "\n".join(f'window.explorers.push(await openPage(document.getElementById("m{i}"), document.getElementById("d{i}")));' for i in (0, 1))
+def together(*atts, **state):
+    """A page with explorers beside each other, as a notebook has them; `explorers` holds them all, opened with this state."""
+    script = re.search(r'<script type="module">(.*)</script>', html(atts[0]), re.DOTALL)[1].rsplit("openPage(", 1)[0]
+    data = [data_of(html(att)) for att in atts]
+    for one in data:
+        one["state"] |= state
+    blocks = "".join(f'<main id="m{i}"></main><script type="application/json" id="d{i}">{json.dumps(one).replace("<", "&lt;")}</script>'
+                     for i, one in enumerate(data))
+    start = "\n".join(f'window.explorers.push(await openPage(document.getElementById("m{i}"), document.getElementById("d{i}")));'
+                      for i in range(len(data)))
     return f'<!doctype html><meta charset="utf-8">{blocks}<script type="module">{script}\nwindow.explorers = [];\n{start}\nwindow.ready = true;</script>'
 
 
 def test_two_on_one_page_do_not_meet(pages, att, tmp_path):
     other = attention(list("wxyz"), seed=3)
-    (tmp_path / "two.html").write_text(two_on_one_page(att, other), encoding="utf-8")
+    (tmp_path / "two.html").write_text(together(att, other), encoding="utf-8")
     page = pages.open((tmp_path / "two.html").as_uri())
     page.wait_for_function("window.ready")
     first, second = page.locator("#m0"), page.locator("#m1")
@@ -395,6 +410,43 @@ def test_memory_does_not_grow_over_100_head_changes(show, att):
     before = used()
     change(100)
     assert used() - before < 500_000
+
+
+SHOWN = """() => { const root = explorers[0].root, pick = name => [...root.querySelectorAll(name)];
+    return [pick("canvas").map(canvas => canvas.toDataURL()), pick("table:not([hidden])").map(table => table.innerHTML),
+            pick(".token").map(({style, classList, title, ariaSelected}) =>
+                [style.backgroundColor, style.color, [...classList].sort(), title, ariaSelected]),
+            pick(".status, .sink, .legend, .heading").map(element => element.textContent)]; }"""
+PLAIN = {"layer": 0, "heads": [1], "query": 3, "key": None, "mode": "matrix", "combine": "mean", "shade": "sqrt", "threshold": 0, "hide": "none"}
+CHANGED = ({}, {"heads": [2]}, {"layer": 1, "heads": [0, 1, 2], "query": None, "key": 2}, {"query": None, "hide": "first"},
+           {"layer": 1, "heads": [2], "threshold": 0.2}, {}, {"mode": "lines", "query": 2}, {"mode": "lines", "shade": "linear"}, {"shade": "linear"})
+
+
+@pytest.mark.parametrize("n_queries, n_keys, causal", [(5, 9, False), (9, 5, False), (4, 7, True), (80, 80, True)])
+def test_what_is_drawn_over_is_as_if_drawn_anew(pages, tmp_path, n_queries, n_keys, causal):
+    """Canvases, text and table are used again: yet whatever was shown before, a state looks as on a page that opens with it."""
+    names = [f"q{i}" for i in range(n_queries)], [f"k{i}" for i in range(n_keys)]
+    weights = maps(2, 3, n_queries, n_keys, causal=causal)
+    weights[1, 2, 3, 1] = np.nan
+    att = lt.Attention.from_arrays(weights, names[0], **({} if n_queries == n_keys else {"key_tokens": names[1]}))
+
+    def opened(**state):
+        (tmp_path / "one.html").write_text(together(att, lang="en", **state), encoding="utf-8")
+        page = pages.open((tmp_path / "one.html").as_uri())
+        page.wait_for_function("window.ready")
+        return page
+
+    before, page, seen = PLAIN, opened(**PLAIN), []
+    for change in CHANGED:
+        now = PLAIN | change
+        page.evaluate("changes => explorers[0].set(changes)", {name: value for name, value in now.items() if value != before[name]})
+        fresh, before = opened(**now), now
+        seen.append(page.evaluate(SHOWN))
+        assert seen[-1] == fresh.evaluate(SHOWN), change
+        fresh.close()
+    assert seen[0] == seen[5] and all(one[0] != other[0] for one, other in zip(seen, seen[1:]))  # it notices what changes
+    assert pages.errors == [] and pages.outside == []
+    page.close()
 
 
 @pytest.mark.parametrize("n, paint, megabytes", [(128, 0.5, 0.9), (512, 1.5, 9)])

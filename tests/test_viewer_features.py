@@ -255,7 +255,7 @@ def test_explanations_are_tabs_on_the_same_tokens(show, att):
     assert tabs.all_inner_texts() == ["Attention", "integrated gradients", "rollout"]
     assert "chapter 06" in page.locator(".explanations").inner_text()
     tabs.nth(1).click()
-    colours = page.locator(".token").evaluate_all("tokens => tokens.map(token => token.style.background)")
+    colours = page.locator(".token").evaluate_all("tokens => tokens.map(token => token.style.backgroundColor)")
     said = page.locator(".explanations").inner_text().replace("\u2068", "").replace("\u2069", "")
     assert "Scores of integrated gradients for “ball” at 6" in said and "0.80" in said
     assert colours[3] == "rgb(8, 48, 107)" and colours[2] == colours[5] == "rgb(255, 255, 255)"
@@ -263,12 +263,12 @@ def test_explanations_are_tabs_on_the_same_tokens(show, att):
     assert red > blue  # against it: orange
     page.keyboard.press("ArrowRight")
     assert tabs.nth(2).get_attribute("aria-selected") == "true"
-    assert page.locator(".token").nth(3).evaluate("token => token.style.background") == "rgb(8, 48, 107)"
+    assert page.locator(".token").nth(3).evaluate("token => token.style.backgroundColor") == "rgb(8, 48, 107)"
     page.locator("select.layer").select_option("9")  # the second row of scores
-    assert page.locator(".token").nth(3).evaluate("token => token.style.background") == "rgb(8, 48, 107)"
-    assert page.locator(".token").nth(5).evaluate("token => token.style.background") != "rgb(255, 255, 255)"
+    assert page.locator(".token").nth(3).evaluate("token => token.style.backgroundColor") == "rgb(8, 48, 107)"
+    assert page.locator(".token").nth(5).evaluate("token => token.style.backgroundColor") != "rgb(255, 255, 255)"
     tabs.nth(0).click()
-    assert "rgb(8, 48, 107)" not in page.locator(".token").nth(3).evaluate("token => token.style.background")
+    assert "rgb(8, 48, 107)" not in page.locator(".token").nth(3).evaluate("token => token.style.backgroundColor")
 
 
 def test_explanations_of_other_tokens_are_refused(att):
@@ -316,7 +316,7 @@ def test_a_difference_has_signs_and_two_hues(show, att):
     assert min(weight for _, weight, _ in shown) < 0 < max(weight for _, weight, _ in shown)
     assert page.locator("select:has(option[value=special])").filter(visible=True).count() == 0  # nothing to scale to 1
     assert "orange where the second" in page.locator(".sink").inner_text()
-    colours = page.locator(".token").evaluate_all("tokens => tokens.map(token => token.style.background.match(/\\d+/g).map(Number))")
+    colours = page.locator(".token").evaluate_all("tokens => tokens.map(token => token.style.backgroundColor.match(/\\d+/g).map(Number))")
     for index, (red, _, blue) in enumerate(colours):
         if abs(row[index]) > 0.05:
             assert (blue > red) == (row[index] > 0)

@@ -280,13 +280,20 @@ def test_removing_heads_changes_the_predictions(talk, lm):
 
 def test_one_head_step_by_step(talk, lm):
     att = lt.attend(lm, TEXT)
-    page, _ = talk(lt.explore(att, lm, layer=2, heads=[1], query=4, lang="zh"))
+    page, kernel = talk(lt.explore(att, lm, layer=2, heads=[1], query=4, lang="zh"))
     page.locator(".steps summary").click()
     rows = page.locator(".steps tbody tr")
     expect(rows).to_have_count(len(att))
     assert [float(x) for x in page.locator(".steps .weight").all_inner_texts()] == pytest.approx(att[2, 1][4].tolist(), abs=6e-4)
     assert rows.evaluate_all("rows => rows.map(row => row.className)") == ["" if n <= 4 else "shut" for n in range(len(att))]
     assert "−∞" in rows.nth(5).inner_text() and "掩码" in page.locator(".steps thead").inner_text()
+    vector = page.locator(".steps .vector").first
+    drawn = []
+    for theme in ("light", "dark", "light"):  # the answer is drawn again, without another question
+        page.emulate_media(color_scheme=theme)
+        expect(page.locator(".explorer")).to_have_attribute("data-theme", theme)
+        drawn.append(vector.evaluate("canvas => canvas.toDataURL()"))
+    assert drawn[0] == drawn[2] != drawn[1] and kernel.asked.count("steps") == 1
     page.locator(".token").nth(6).click()
     expect(page.locator(".steps tbody tr.shut")).to_have_count(len(att) - 7)
     page.locator("select.head").select_option("0")

@@ -6,7 +6,7 @@ import test from "node:test";
 const files = ["viewer_data.js", "viewer_words.js", "viewer_panels.js", "viewer.js", "viewer_places.js"]; // one module, as viewer.py puts it together
 const source = files.map((name) => readFileSync(new URL(`../llmtutor/${name}`, import.meta.url), "utf8")).join("\n");
 const viewer = await import(`data:text/javascript;base64,${Buffer.from(source).toString("base64")}`);
-const { Maps, colourIndex, firstOf, fromBase85, groupOf, inflate, percent, rampColours, rankOf, shorten, weightOf, withError } = viewer;
+const { Maps, colourIndex, firstOf, fromBase85, groupOf, inflate, largest, percent, rampColours, rankOf, shorten, weightOf, withError } = viewer;
 
 const close = (a, b, by = 1e-6) => assert.ok(Math.abs(a - b) <= by, `${a} is not ${b}`);
 
@@ -48,6 +48,25 @@ test("average, maximum, hidden keys", () => {
   assert.deepEqual([...hidden.weights], [0, 0, 0, 1]); // what is left of the row is scaled to 1; the first row has nothing left
   close(hidden.shares[0], 1);
   close(hidden.shares[1], w(200));
+});
+
+test("a view written over another one keeps nothing of it", () => {
+  for (const [nQueries, nKeys, causal] of [[4, 4, true], [3, 5, true], [3, 5, false], [5, 3, false]]) {
+    const { maps } = numbered(2, 3, nQueries, nKeys, causal);
+    let kept = null;
+    for (const [layer, heads, combine, hidden] of [[0, [0, 1, 2], "max", []], [1, [2], "mean", []], [0, [1], "mean", [0]], [0, [1], "mean", []],
+      [1, [0, 2], "mean", []], [0, [0], "mean", []]]) {
+      const once = maps.view(layer, heads, combine, hidden);
+      const again = maps.view(layer, heads, combine, hidden, kept);
+      assert.ok(!kept || again.weights === kept);
+      assert.deepEqual(again.weights, once.weights);
+      assert.equal(largest(again.weights), Math.max(...once.weights));
+      kept = again.weights;
+    }
+  }
+  const { maps } = numbered(1, 1, 2, 3, false);
+  const small = new Float32Array(4);
+  assert.notEqual(maps.view(0, [0], "mean", [], small).weights, small); // of another size: left alone
 });
 
 test("where rows sum to 1, the rest is what the hidden keys leave", () => {
@@ -141,6 +160,7 @@ test("ranks, colours, words", () => {
   assert.equal(shorten("abcdef", 4), "abcd…");
   assert.equal(shorten("今天天气", 5), "今天…");
   assert.equal(shorten("👩x", 2), "👩…");
+  assert.equal(largest([0.25, -0.5, NaN]), 0.5);
   assert.equal(percent(0.634), "63 %");
   assert.equal(percent(0.0123), "1.2 %");
   assert.deepEqual(withError(0.12345, 0.0019), ["0.123", "0.003"]);
