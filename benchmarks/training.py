@@ -4,12 +4,14 @@
 
 All models have the same shape (4 layers, width 128, 4 heads, vocabulary 2,048) and read the same batches (32 x 128 tokens); a step is
 forward, loss, backward and AdamW in float32. Rounds take turns, so that a busy machine slows all alike; the ratio of a round is
-compared with the other ratios, not the speed of one minute with that of another. The course's GPT is the one of notebook 03.
+compared with the other ratios, not the speed of one minute with that of another. The course's GPT is the one of notebook 03, with
+that notebook's `lean_loss`, whose backward pass is written by hand; the others have their own loss.
 
 `--nanogpt PATH` names a checkout of nanoGPT (the folder that holds its model.py); nothing of it is contained here.
 """
 import argparse
 import importlib.util
+import json
 import runpy
 import statistics
 import sys
@@ -24,9 +26,13 @@ WANTED = 1.2                                             # issue 6: the course's
 
 
 def course(shape):
-    """The GPT of notebook 03 and its loss, a function of (model, rows)."""
+    """The GPT of notebook 03 and its lean loss, a function of (model, rows)."""
     code = runpy.run_path(str(ROOT / "tools" / "results" / "03.py"))
-    return code["GPT"](shape["vocabulary"], shape["layers"], shape["heads"], shape["width"], shape["context"]), code["next_token_loss"]
+    notebook = json.loads((ROOT / "notebooks" / "en" / "03-pretraining.ipynb").read_text(encoding="utf-8"))
+    for cell in notebook["cells"]:
+        if cell["id"] in ("lean-gradient", "lean-loss"):
+            exec(compile("".join(cell["source"]), cell["id"], "exec"), code)
+    return code["GPT"](shape["vocabulary"], shape["layers"], shape["heads"], shape["width"], shape["context"]), code["lean_loss"]
 
 
 def library(shape):

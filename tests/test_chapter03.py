@@ -230,6 +230,62 @@ def test_exercise_schedule_is_the_librarys():
     assert any(abs(ch03._jump(step, 40, 7) - library(step)) > 0.1 for step in range(50))
 
 
+# -- the loss with a backward pass by hand ------------------------------------------------------------------------------------------
+
+SLIPS = {
+    "padding counts": ("counts = targets.clamp(min=0)[:, None], (targets >= 0)[:, None]", "counts = targets.clamp(min=0)[:, None], (targets >= -100)[:, None]"),
+    "sum, not mean": ("/ counts.sum()", "/ 1"),
+    "logits for p": ("log_p.exp_()", "log_p"),
+    "the right token is pushed down": ("right, -weight)", "right, weight)"),
+    "what comes from above is lost": ("weight = weight * above", "weight = weight * 1"),
+}
+
+
+def lean_gradient(source, logits, targets):
+    space = {"torch": torch}
+    exec(source, space)
+    copy = logits.clone().requires_grad_()
+    loss = space["CrossEntropy"].apply(copy, targets)
+    (3 * loss).backward()
+    return loss, copy.grad
+
+
+@pytest.mark.parametrize("slip", [None, *SLIPS])
+def test_the_backward_pass_by_hand_is_the_librarys(slip):
+    torch.manual_seed(0)
+    logits, targets = torch.randn(6, 9, dtype=torch.float64) * 50, torch.tensor([3, -100, 0, 8, -100, 1])      # some p are 0 in float32
+    copy = logits.clone().requires_grad_()
+    wanted = F.cross_entropy(copy, targets, ignore_index=-100)
+    (3 * wanted).backward()
+    source = CELLS["lean-gradient"]
+    if slip:
+        assert SLIPS[slip][0] in source
+        source = source.replace(*SLIPS[slip])
+    loss, gradient = lean_gradient(source, logits, targets)
+    assert (torch.isclose(loss, wanted) and torch.allclose(gradient, copy.grad)) == (slip is None)
+
+
+def test_the_lean_loss_refuses_to_be_walked_back_twice():
+    space = {"torch": torch}
+    exec(CELLS["lean-gradient"], space)
+    logits = torch.randn(2, 4, requires_grad=True)
+    loss = space["CrossEntropy"].apply(logits, torch.tensor([1, 2]))
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_the_notebooks_check_of_the_lean_loss_rejects_a_wrong_gradient(code):
+    space = {**code, "test": torch.tensor([[1, 4, 2, 7], [3, 5, -100, -100]]), "used": range(20), "model": tiny(code)}
+    for cell_id in ("lean-gradient", "lean-loss", "lean-check"):
+        exec(CELLS[cell_id], space)
+    for slip in SLIPS.values():
+        exec(CELLS["lean-gradient"].replace(*slip), space)
+        if slip != SLIPS["what comes from above is lost"]:            # there is nothing above this loss
+            with pytest.raises(AssertionError):
+                exec(CELLS["lean-check"], space)
+
+
 # -- the benchmark --------------------------------------------------------------------------------------------------------------
 
 SMALL = {"vocabulary": 32, "layers": 1, "heads": 2, "width": 8, "context": 8}
