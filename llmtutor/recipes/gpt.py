@@ -465,7 +465,7 @@ def _spread(seeds):
         rows += [(title.replace(" / ", f", {name} / ") + f"（{its_name}）", f"{test} {split}") for test, title in TITLES.items()]
     lines = []
     for title, key in rows:
-        each = [[seed["measured"][lang][key] for seed in seeds] for lang in words.LANGUAGES]
+        each = [[round(seed["measured"][lang][key], 2) for seed in seeds] for lang in words.LANGUAGES]
         lines.append(f"| {title} | " + " | ".join(f"{' / '.join(f'{value:.2f}' for value in values)} | {max(values) - min(values):.2f}" for values in each) + " |")
     table = "\n".join(lines)
     return f"""
