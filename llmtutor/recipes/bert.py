@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from .. import storyworld, training
 from ..storyworld import words
 from . import tasks, texts
+from .files import resumed_tokenizer, save
 from .texts import SOURCES, disguise, encode, excerpt
 from .tokenizer import CONTEXT, story_tokenizer
 
@@ -203,7 +204,7 @@ def story_bert(out, seed=0, steps=None, fresh=False):
     """Train `story-bert` from its seed, measure it and write it to the folder `out` with its card."""
     steps = steps or STEPS
     torch.manual_seed(seed)
-    tokenizer = _resumed_tokenizer(out, fresh)
+    tokenizer = resumed_tokenizer(out, fresh, bert_tokenizer)
     model = new_bert(tokenizer)
     checkpoint = Path(out).with_name(Path(out).name + "-checkpoint.pt")
     if fresh:
@@ -227,23 +228,6 @@ def _quick(model, tokenizer, read):
     pairs = [(hit, blank) for row, chosen in zip(tasks.fill(model, tokenizer, read, wanted), wanted) for hit, blank in zip(row, chosen)]
     kept = {"words": [hit for hit, _ in pairs], "sure": [hit for hit, blank in pairs if blank.sure], "names": [hit for hit, blank in pairs if blank.name]}
     return {name: sum(hits) / max(len(hits), 1) for name, hits in kept.items()}
-
-
-def _resumed_tokenizer(out, fresh):
-    """The tokenizer of the run in `out`, so that a resumed run keeps its numbers, or a new one, written there."""
-    from transformers import AutoTokenizer
-    if not fresh and (Path(out) / "tokenizer.json").exists():
-        return AutoTokenizer.from_pretrained(out)
-    tokenizer = bert_tokenizer()
-    tokenizer.save_pretrained(out)
-    return tokenizer
-
-
-def save(model, tokenizer, out):
-    """Write the model in half precision with its tokenizer, so that every `AutoModelFor...` class can read the folder."""
-    tokenizer.save_pretrained(out)
-    model.half().save_pretrained(out, safe_serialization=True)
-    model.float()
 
 
 # -- the card ------------------------------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from .. import storyworld, training
 from ..storyworld import dice, grammar, words
 from . import capabilities, heads
+from .files import resumed_tokenizer, save
 from .tokenizer import CONTEXT, story_tokenizer
 
 
@@ -207,7 +208,8 @@ def story_gpt(out, seed=0, steps=None, fresh=False, labels=True):
         labels: Whether throw-away heads are told who is who (`WithLabels`).
     """
     share = (steps or sum(length for length, *_ in PARTS)) / sum(length for length, *_ in PARTS)
-    _train(out, seed, [(round(length * share), *rates) for length, *rates in PARTS], fresh, labels, _resumed_tokenizer(out, fresh))
+    parts = [(round(length * share), *rates) for length, *rates in PARTS]
+    _train(out, seed, parts, fresh, labels, resumed_tokenizer(out, fresh, story_tokenizer, "GPT2Tokenizer"))
 
 
 def story_gpt_mini(out, seed=0, steps=None, fresh=False):
@@ -257,24 +259,6 @@ def _watcher(tokenizer):
         return found
 
     return watch
-
-
-def _resumed_tokenizer(out, fresh):
-    """The tokenizer of the run in `out`, so that a resumed run keeps its numbers, or a new one, written there."""
-    from transformers import GPT2Tokenizer
-    if not fresh and (Path(out) / "tokenizer.json").exists():
-        return GPT2Tokenizer.from_pretrained(out)
-    tokenizer = story_tokenizer()
-    tokenizer.save_pretrained(out)
-    return tokenizer
-
-
-def save(model, tokenizer, out):
-    """Write the model in half precision, with its tokenizer in the layout that transformers' own classes read."""
-    out = Path(out)
-    tokenizer.save_pretrained(out)
-    model.half().save_pretrained(out, safe_serialization=True)
-    model.float()
 
 
 # -- measurement: the numbers of the card ----------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import torch
 from .. import storyworld, training
 from ..storyworld import pairs as paired
 from ..storyworld import stories, words
+from .files import resumed_tokenizer, save
 from .tokenizer import CONTEXT, story_tokenizer
 
 PAD, TARGETS = "<pad>", {"en": "<en>", "zh": "<zh>"}
@@ -123,7 +124,7 @@ def story_translator(out, seed=0, steps=None, fresh=False):
     """Train `story-translator` from its seed, measure it and write it to the folder `out` with its card."""
     steps = steps or STEPS
     torch.manual_seed(seed)
-    tokenizer = _resumed_tokenizer(out, fresh)
+    tokenizer = resumed_tokenizer(out, fresh, translator_tokenizer, "GPT2Tokenizer")
     model = new_translator(tokenizer)
     checkpoint = Path(out).with_name(Path(out).name + "-checkpoint.pt")
     if fresh:
@@ -143,23 +144,6 @@ def story_translator(out, seed=0, steps=None, fresh=False):
 
 STEPS = 2500
 COUNT = 400             # unseen stories that the card is measured on
-
-
-def _resumed_tokenizer(out, fresh):
-    """The tokenizer of the run in `out`, so that a resumed run keeps its numbers, or a new one, written there."""
-    from transformers import GPT2Tokenizer
-    if not fresh and (Path(out) / "tokenizer.json").exists():
-        return GPT2Tokenizer.from_pretrained(out)
-    tokenizer = translator_tokenizer()
-    tokenizer.save_pretrained(out)
-    return tokenizer
-
-
-def save(model, tokenizer, out):
-    """Write the model in half precision with its tokenizer and its settings for `generate`."""
-    tokenizer.save_pretrained(out)
-    model.half().save_pretrained(out, safe_serialization=True)
-    model.float()
 
 
 # -- measurement: the numbers of the card ------------------------------------------------------------------------------------------
