@@ -1,7 +1,7 @@
 """The training loop of notebook 03, which also trains the bundled models: `python -m llmtutor.training story-gpt`.
 
 A run is a pure function of its seed: batch number `step` depends on nothing but `step`, so a run that is interrupted goes on
-from its newest checkpoint and ends with the same weights (on the same machine, with the same number of threads).
+from its newest checkpoint and ends with the same weights (on the same machine, with the same number of threads or processes).
 """
 import argparse
 import contextlib
@@ -13,6 +13,8 @@ from pathlib import Path
 
 import torch
 from tqdm.auto import tqdm
+
+from . import parallel
 
 
 def schedule(step, steps, warmup=100, decay=0.4):
@@ -89,7 +91,7 @@ class Muon(torch.optim.Optimizer):
                     shapes.setdefault(part.shape, []).append((target, part))
             for shape, pairs in shapes.items():
                 scale = group["lr"] * max(shape) ** 0.5 / min(shape) ** 0.5
-                for (target, _), change in zip(pairs, orthogonal(torch.stack([part for _, part in pairs]))):
+                for (target, _), change in zip(pairs, _orthogonal(torch.stack([part for _, part in pairs]))):
                     target.sub_(change, alpha=scale)
 
 
@@ -97,6 +99,18 @@ def _squares(matrix):
     """Views of [d, 3 d] or [3 d, d] (query, key, value side by side) as three matrices; any other matrix as it is."""
     rows, columns = matrix.shape
     return matrix.chunk(3, dim=1) if columns == 3 * rows else matrix.chunk(3, dim=0) if rows == 3 * columns else [matrix]
+
+
+def _orthogonal(matrices):
+    """`orthogonal`, of which every process that trains the model does its share."""
+    rank, world = parallel.place()
+    if world == 1:
+        return orthogonal(matrices)
+    result = torch.zeros_like(matrices)
+    if rank < len(matrices):
+        result[rank::world] = orthogonal(matrices[rank::world])
+    parallel.add_up([result])
+    return result
 
 
 def orthogonal(matrices, steps=5):
@@ -117,8 +131,50 @@ def orthogonal(matrices, steps=5):
     return x.mT if tall else x
 
 
+class HeadLoss(torch.autograd.Function):
+    """The weighted cross-entropy of an output layer, whose gradients are computed at once, piece by piece.
+
+    `HeadLoss.apply(hidden, weight, target, weights)` is the sum of `weights * F.cross_entropy(hidden @ weight.T, target, reduction="none")`.
+    The scores of all words never exist together, and the columns are padded to a multiple of 16, which products of matrices like: half the
+    time of PyTorch's own on the CPUs that we measured (compare Wijmans et al., "Cut your losses in large-vocabulary language models", 2025).
+
+    Shapes: hidden [n, width], weight [vocabulary, width], target and weights [n]. There are gradients for `hidden` and `weight`.
+    """
+    rows = 512
+
+    @staticmethod
+    def forward(ctx, hidden, weight, target, weights):
+        """Compute the loss and, since it is a plain sum over rows, both gradients."""
+        words = len(weight)
+        padded = torch.nn.functional.pad(weight, (0, 0, 0, -words % 16))
+        to_hidden, to_weight, total = torch.empty_like(hidden), torch.zeros_like(padded), hidden.new_zeros(())
+        for piece, x, goal, share in zip(*(tensor.split(HeadLoss.rows) for tensor in (to_hidden, hidden, target[:, None], weights[:, None]))):
+            scores = x @ padded.T
+            scores[:, words:] = -math.inf
+            scores -= scores.amax(1, keepdim=True)
+            right = scores.gather(1, goal)
+            odds = scores.exp_()
+            sums = odds.sum(1, keepdim=True)
+            total += (share * (sums.log() - right)).sum()
+            odds *= share / sums
+            odds.scatter_add_(1, goal, -share)
+            torch.mm(odds, padded, out=piece)
+            to_weight.addmm_(odds.T, x)
+        ctx.save_for_backward(to_hidden, to_weight[:words])
+        return total
+
+    @staticmethod
+    def backward(ctx, gradient):
+        """Hand on the gradients that `forward` has computed."""
+        to_hidden, to_weight = ctx.saved_tensors
+        return gradient * to_hidden, gradient * to_weight, None, None
+
+
 def fit(model, batch, loss, opts, steps, *, clip=1.0, checkpoint=None, every=300.0, watch=None, watch_every=500, progress=True):
     """Train `model` for `steps` steps; go on from `checkpoint` if it exists.
+
+    Where several processes train together (`parallel.launch`) the loss of each stands for its part of the batch; losses and gradients
+    are added up. The first process draws the bar and writes the checkpoints.
 
     Args:
         model: Any module; it is trained in place.
@@ -144,7 +200,8 @@ def fit(model, batch, loss, opts, steps, *, clip=1.0, checkpoint=None, every=300
     state["rates"] = rates
     parameters = [p for opt in opts for group in opt.param_groups for p in group["params"]]
     model.train()
-    bar = tqdm(total=steps, initial=state["step"], disable=not progress, unit="step", dynamic_ncols=True)
+    first = parallel.place()[0] == 0
+    bar = tqdm(total=steps, initial=state["step"], disable=not (progress and first), unit="step", dynamic_ncols=True)
     began, saved, mean = time.monotonic() - state["seconds"], time.monotonic(), None
     with contextlib.closing(bar):
         for step in range(state["step"], steps):
@@ -152,15 +209,18 @@ def fit(model, batch, loss, opts, steps, *, clip=1.0, checkpoint=None, every=300
                 for group, rate in zip(opt.param_groups, base):
                     group["lr"] = rate * schedule(step, steps)
             value, tokens = loss(model, batch(step))
-            if not math.isfinite(value.item()):
-                raise FloatingPointError(f"the loss became {value.item()} at step {step}; lower the learning rate and resume")
+            total = value.detach().clone()
+            parallel.add_up([total])
+            if not math.isfinite(total.item()):
+                raise FloatingPointError(f"the loss became {total.item()} at step {step}; lower the learning rate and resume")
             for opt in opts:
                 opt.zero_grad(set_to_none=True)
             value.backward()
+            parallel.add_up([p.grad for p in parameters if p.grad is not None])
             torch.nn.utils.clip_grad_norm_(parameters, clip)
             for opt in opts:
                 opt.step()
-            mean = value.item() if mean is None else 0.95 * mean + 0.05 * value.item()
+            mean = total.item() if mean is None else 0.95 * mean + 0.05 * total.item()
             state["tokens"] += tokens
             state["step"], state["seconds"] = step + 1, time.monotonic() - began
             bar.update()
@@ -168,9 +228,10 @@ def fit(model, batch, loss, opts, steps, *, clip=1.0, checkpoint=None, every=300
             if watch and ((step + 1) % watch_every == 0 or step + 1 == steps):
                 row = {"step": step + 1, "loss": mean, "tokens": state["tokens"], "seconds": state["seconds"]}
                 state["history"].append(row | watch(step + 1, model))
-                bar.write("  ".join(f"{key} {number:.4g}" for key, number in state["history"][-1].items()))
+                if first:
+                    bar.write("  ".join(f"{key} {number:.4g}" for key, number in state["history"][-1].items()))
                 model.train()
-            if checkpoint and (time.monotonic() - saved > every or step + 1 == steps):
+            if checkpoint and first and (time.monotonic() - saved > every or step + 1 == steps):
                 _save(checkpoint, model, opts, state)
                 saved = time.monotonic()
     return state["history"]

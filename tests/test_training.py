@@ -81,14 +81,14 @@ def test_a_part_of_a_training_goes_on_with_the_one_before_and_is_resumed_alone(t
     monkeypatch.setattr(recipes.gpt, "write_card", lambda *args, **facts: lengths.append(facts))
     monkeypatch.setattr(recipes.gpt, "Batches", lambda *args, **options: recipes.Batches(*args, size=2, group=2, **options))
     shape = {"layers": 1, "heads": 2, "width": 16}
-    recipes.gpt._train(tmp_path / "gpt", 0, [(3, 3e-3, 0.02), (2, 2e-3, 0.01)], True, True, tokenizer, **shape)
+    recipes.gpt._train(tmp_path / "gpt", 0, [(3, 3e-3, 0.02), (2, 2e-3, 0.01)], True, True, tokenizer, shape)
     assert lengths[:2] == [3, 2] and lengths[2]["steps"] == 5
     first = (tmp_path / "gpt" / "model.safetensors").read_bytes()
     (tmp_path / "gpt-checkpoint-2.pt").unlink()
-    recipes.gpt._train(tmp_path / "gpt", 0, [(3, 3e-3, 0.02), (2, 2e-3, 0.01)], False, True, tokenizer, **shape)
+    recipes.gpt._train(tmp_path / "gpt", 0, [(3, 3e-3, 0.02), (2, 2e-3, 0.01)], False, True, tokenizer, shape)
     assert (tmp_path / "gpt" / "model.safetensors").read_bytes() == first
     assert lengths[5]["tokens"] == lengths[2]["tokens"]
-    recipes.gpt._train(tmp_path / "gpt", 0, [(3, 3e-3, 0.02)], True, True, tokenizer, **shape)
+    recipes.gpt._train(tmp_path / "gpt", 0, [(3, 3e-3, 0.02)], True, True, tokenizer, shape)
     assert (tmp_path / "gpt" / "model.safetensors").read_bytes() != first
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from .. import storyworld, training
+from .. import parallel, storyworld, training
 from ..storyworld import dice, grammar, words
 from . import capabilities, heads
 from .files import resumed_tokenizer, save
@@ -92,7 +92,7 @@ class Batches:
     The mix changes as the run goes on: first repeated lists and small facts, then every kind of text, at last
     (while the learning rate falls) mostly short stories. The further parts of a training have one mix, with things
     that change hands and places. Documents of like length share a batch. A document begins with the end-of-text token, or
-    (one in four) does not, so that a bare prompt works too.
+    (one in four) does not, so that a bare prompt works too. Processes that train together each make their share of the groups of batches.
     """
     EARLY = {"repeats": 20, "facts": 50, "plain": 5, "short": 15, "story": 10}
     LATER = {"repeats": 3, "facts": 15, "plain": 5, "text": 12, "short": 33, "story": 32}
@@ -102,13 +102,15 @@ class Batches:
     def __init__(self, tokenizer, seed, steps, size=32, group=16, part=0):
         self.tokenizer, self.seed, self.steps, self.size, self.group, self.part = tokenizer, seed, steps, size, group, part
         self.tokens = [i for i in range(257, len(tokenizer))]
-        self._number, self._documents = None, []
+        self._groups = {}
 
     def __call__(self, step):
         number, place = divmod(step, self.group)
-        if number != self._number:
-            self._number, self._documents = number, self._make(number)
-        return self._pad(self._documents[place])
+        if number not in self._groups:
+            rank, world = parallel.place()
+            start = number - number % world
+            self._groups = dict(enumerate(parallel.gather(self._make(start + rank)), start))
+        return self._groups[number][place]
 
     def _make(self, number):
         rng = random.Random(f"batches {self.seed} {'finish ' * self.part}{number}")
@@ -119,7 +121,7 @@ class Batches:
         documents.sort(key=lambda columns: len(columns[0]))
         batches = [documents[i:i + self.size] for i in range(0, len(documents), self.size)]
         rng.shuffle(batches)
-        return batches
+        return [self._pad(documents) for documents in batches]
 
     def _one(self, rng, kind):
         if kind == "repeats":
@@ -165,20 +167,22 @@ class WithLabels(torch.nn.Module):
             share: Weight of the heads' losses; 0 leaves them out, None takes the module's own `share`.
 
         Returns:
-            The loss (scalar tensor) and the number of tokens that were predicted.
+            The loss (scalar tensor) and the number of tokens that were predicted. Of processes that train together each gives the
+            summands of its own rows, so that the sum over the processes is the loss of the batch; the number is that of the whole batch.
         """
         ids, weights, *labels = batch
-        share = self.share if share is None else share
-        out = self.model(ids[:, :-1], attention_mask=torch.ones_like(ids[:, :-1]), output_hidden_states=share > 0, use_cache=False)
-        target, weight = ids[:, 1:], weights[:, 1:]
-        token_loss = F.cross_entropy(out.logits.flatten(0, 1), target.flatten(), reduction="none")
-        total = (token_loss * weight.flatten()).sum() / weight.sum()
-        for hidden in out.hidden_states[1:-1] if share else ():
-            for head, label in zip(self.heads.values(), labels):
-                known = label[:, :-1] != NONE
-                if known.any():
-                    total = total + share * F.cross_entropy(head(hidden[known]), label[:, :-1][known])
-        return total, int((weight > 0).sum())
+        rank, world = parallel.place()
+        mine, share = slice(rank, None, world), self.share if share is None else share
+        out = self.model.transformer(ids[mine, :-1], attention_mask=torch.ones_like(ids[mine, :-1]), output_hidden_states=share > 0, use_cache=False)
+        weight = weights[:, 1:] / weights[:, 1:].sum()
+        total = training.HeadLoss.apply(out.last_hidden_state.flatten(0, 1), self.model.lm_head.weight, ids[mine, 1:].flatten(), weight[mine].flatten())
+        for head, label in zip(self.heads.values(), labels if share else ()):
+            known, label = int((label[:, :-1] != NONE).sum()), label[mine, :-1].flatten()
+            where = (label != NONE).nonzero()[:, 0]
+            for hidden in out.hidden_states[1:-1] if known else ():
+                scores = head(hidden.flatten(0, 1)[where])
+                total = total + share / known * F.cross_entropy(scores, label[where], reduction="sum")
+        return total, int((weights[:, 1:] > 0).sum())
 
 
 def new_gpt(tokenizer, layers=4, heads=4, width=128):
@@ -209,7 +213,7 @@ def story_gpt(out, seed=0, steps=None, fresh=False, labels=True):
     """
     share = (steps or sum(length for length, *_ in PARTS)) / sum(length for length, *_ in PARTS)
     parts = [(round(length * share), *rates) for length, *rates in PARTS]
-    _train(out, seed, parts, fresh, labels, resumed_tokenizer(out, fresh, story_tokenizer, "GPT2Tokenizer"))
+    _launch(out, seed, parts, fresh, labels, resumed_tokenizer(out, fresh, story_tokenizer, "GPT2Tokenizer"))
 
 
 def story_gpt_mini(out, seed=0, steps=None, fresh=False):
@@ -219,20 +223,28 @@ def story_gpt_mini(out, seed=0, steps=None, fresh=False):
     """
     from transformers import GPT2Tokenizer
     tokenizer = GPT2Tokenizer.from_pretrained(Path(__file__).resolve().parent.parent / "bundled" / "story-gpt")
-    _train(out, seed, [(steps or 1500, *PARTS[0][1:])], fresh, False, tokenizer, layers=2, width=64)
+    _launch(out, seed, [(steps or 1500, *PARTS[0][1:])], fresh, False, tokenizer, {"layers": 2, "width": 64})
 
 
-def _train(out, seed, parts, fresh, labels, tokenizer, **shape):
+def _launch(*arguments):
+    """Train with as many processes as PyTorch may use CPU threads."""
+    parallel.launch(_train, arguments, torch.get_num_threads())
+
+
+def _train(out, seed, parts, fresh, labels, tokenizer, shape=None):
     torch.manual_seed(seed)
-    wrapped = WithLabels(new_gpt(tokenizer, **shape))
+    wrapped = WithLabels(new_gpt(tokenizer, **(shape or {})))
     wrapped.share = WithLabels.share if labels else 0.0
-    print(f"{len(tokenizer)} tokens, {sum(p.numel() for p in wrapped.model.parameters()):,} parameters")
+    rank, processes = parallel.place()
+    if rank == 0:
+        print(f"{len(tokenizer)} tokens, {sum(p.numel() for p in wrapped.model.parameters()):,} parameters")
     history = []
     for part, (steps, *rates) in enumerate(parts):
         history += _part(wrapped, tokenizer, out, seed, part, steps, rates, fresh, labels)
-    save(wrapped.model, tokenizer, out)
-    write_card(out, wrapped.model, tokenizer, history, seed=seed, steps=sum(steps for steps, *_ in parts), labels=labels, threads=torch.get_num_threads(),
-               **{name: sum(row[name] for row in history if row["last"]) for name in ("tokens", "seconds")})
+    if rank == 0:
+        save(wrapped.model, tokenizer, out)
+        write_card(out, wrapped.model, tokenizer, history, seed=seed, steps=sum(steps for steps, *_ in parts), labels=labels, threads=processes,
+                   **{name: sum(row[name] for row in history if row["last"]) for name in ("tokens", "seconds")})
 
 
 def _part(wrapped, tokenizer, out, seed, part, steps, rates, fresh, labels):
@@ -247,16 +259,18 @@ def _part(wrapped, tokenizer, out, seed, part, steps, rates, fresh, labels):
 
 
 def _watcher(tokenizer):
-    """What is measured every 500 steps: `measure` on 100 stories and the tests of `capabilities`, in both languages."""
-    stories = {lang: [storyworld.story(-number, lang) for number in range(1, 101)] for lang in words.LANGUAGES}
-    tests = {(test, lang): capabilities.items(test, lang, 100, seed=1) for test in capabilities.TESTS for lang in words.LANGUAGES}
+    """What is measured every 500 steps, in both languages: `measure` on 100 stories and the tests of `capabilities`."""
+    rank, world = parallel.place()
+    mine = words.LANGUAGES[rank::world]
+    stories = {lang: [storyworld.story(-number, lang) for number in range(1, 101)] for lang in mine}
+    tests = {(test, lang): capabilities.items(test, lang, 100, seed=1) for test in capabilities.TESTS for lang in mine}
 
     def watch(step, model):
-        found = {f"{name} {lang}": value for lang in words.LANGUAGES for name, value in measure(model.model, tokenizer, stories[lang]).items()}
+        found = {f"{name} {lang}": value for lang in mine for name, value in measure(model.model, tokenizer, stories[lang]).items()}
         for (test, lang), items in tests.items():
             hits, _ = capabilities.score(model.model, tokenizer, items)
             found[f"{test} {lang}"] = sum(hits) / len(hits)
-        return found
+        return {name: value for part in parallel.gather(found) for name, value in part.items()}
 
     return watch
 
