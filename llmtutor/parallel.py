@@ -12,7 +12,7 @@ from torch import distributed
 
 def place():
     """Number of this process among those that train together, and how many they are: (0, 1) for one that is alone."""
-    return (distributed.get_rank(), distributed.get_world_size()) if distributed.is_initialized() else (0, 1)
+    return (distributed.get_rank(), distributed.get_world_size()) if distributed.is_available() and distributed.is_initialized() else (0, 1)
 
 
 @torch.no_grad()
@@ -41,12 +41,12 @@ def launch(function, arguments, processes):
     Args:
         function: A function of a module (it is sent by its name).
         arguments: Tuple; everything in it can be pickled.
-        processes: How many; 1 calls the function here.
+        processes: How many; 1 calls the function here, as does a PyTorch that was built without `torch.distributed`.
 
     Raises:
         torch.multiprocessing.ProcessRaisedException: If one of them fails; the others are stopped.
     """
-    if processes == 1:
+    if processes == 1 or not distributed.is_available():
         function(*arguments)
         return
     with tempfile.TemporaryDirectory() as folder:

@@ -135,8 +135,8 @@ class HeadLoss(torch.autograd.Function):
     """The weighted cross-entropy of an output layer, whose gradients are computed at once, piece by piece.
 
     `HeadLoss.apply(hidden, weight, target, weights)` is the sum of `weights * F.cross_entropy(hidden @ weight.T, target, reduction="none")`.
-    The scores of all words never exist together, and the columns are padded to a multiple of 16, which products of matrices like: half the
-    time of PyTorch's own on the CPUs that we measured (compare Wijmans et al., "Cut your losses in large-vocabulary language models", 2025).
+    The scores of all words never exist together, and the columns are padded to a multiple of 16, which products of matrices like
+    (compare Wijmans et al., "Cut your losses in large-vocabulary language models", 2025).
 
     Shapes: hidden [n, width], weight [vocabulary, width], target and weights [n]. There are gradients for `hidden` and `weight`.
     """
@@ -263,7 +263,7 @@ def main(argv=None):
     parser.add_argument("--out", type=Path, help="folder for the model (default: build/NAME; the bundled one is replaced only by --out)")
     parser.add_argument("--steps", type=int, help="length of the run (default: the recipe's)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2, as for the bundled model)")
+    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default 2, as for the bundled model); story-gpt and story-gpt-mini use as many processes instead")
     parser.add_argument("--fresh", action="store_true", help="do not go on from a checkpoint of an earlier run")
     options = parser.parse_args(argv)
     torch.set_num_threads(options.threads)

@@ -222,12 +222,17 @@ def test_the_spread_over_seeds_stands_in_the_card(tmp_path):
         card["seed"], card["measured"]["en"]["ppl"] = seed, ppl
         (tmp_path / str(seed)).mkdir()
         (tmp_path / str(seed) / "card.json").write_text(json.dumps(card), encoding="utf-8")
-    recipes.gpt.write_spread(tmp_path / "0", [tmp_path / "1", tmp_path / "2"])
+    recipes.gpt.write_spread(tmp_path / "0", [tmp_path / "1"])
+    recipes.gpt.write_spread(tmp_path / "0", [tmp_path / "2"])            # the seed that stands there is kept
     readme = (tmp_path / "0" / "README.md").read_text(encoding="utf-8")
     assert "| perplexity per token / 每词元困惑度 | 2.00 / 2.25 / 1.75 | 0.50 | " in readme and "3 seeds (0, 1, 2;" in readme
     assert [row["seed"] for row in json.loads((tmp_path / "0" / "seeds.json").read_text(encoding="utf-8"))] == [0, 1, 2]
-    with pytest.raises(ValueError, match="a seed of its own.*0, 1, 1"):
-        recipes.gpt.write_spread(tmp_path / "0", [tmp_path / "1", tmp_path / "1"])
+    with pytest.raises(ValueError, match="a seed of its own.*0, 1, 2, 1"):
+        recipes.gpt.write_spread(tmp_path / "0", [tmp_path / "1"])
     (tmp_path / "2" / "card.json").write_text(json.dumps(card | {"steps": 10}), encoding="utf-8")
     with pytest.raises(ValueError, match="differs from seed 0 in steps"):
         recipes.gpt.write_spread(tmp_path / "0", [tmp_path / "2"])
+    other = json.loads((tmp_path / "0" / "card.json").read_text(encoding="utf-8")) | {"tokens": 5}
+    (tmp_path / "0" / "card.json").write_text(json.dumps(other), encoding="utf-8")
+    recipes.gpt.write_spread(tmp_path / "0", [tmp_path / "1"])            # another model: the old seeds are no longer its own
+    assert [row["seed"] for row in json.loads((tmp_path / "0" / "seeds.json").read_text(encoding="utf-8"))] == [0, 1]

@@ -415,6 +415,8 @@ def write_card(out, model, tokenizer, history, **facts):
 def write_spread(out, others):
     """Say in the card of the model in `out` how much the numbers depend on the seed: writes `seeds.json` and the card anew.
 
+    Other seeds that already stand in a `seeds.json` of the same model are kept.
+
     Args:
         out: Folder of a trained model with its `card.json`.
         others: Folders of models that the same recipe made from other seeds.
@@ -427,10 +429,14 @@ def write_spread(out, others):
         different = [key for key in ("steps", "labels", "parameters", "vocabulary") if card[key] != cards[0][key]]
         if different:
             raise ValueError(f"seeds are compared within one recipe; seed {card['seed']} differs from seed {cards[0]['seed']} in {', '.join(different)}")
-    if len({card["seed"] for card in cards}) < len(cards):
-        raise ValueError(f"every model must have a seed of its own; these have {[card['seed'] for card in cards]}")
     kept = [{key: card[key] for key in ("seed", "tokens", "seconds", "threads", "induction", "measured")} for card in cards]
-    (Path(out) / "seeds.json").write_text(json.dumps(kept, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    file = Path(out) / "seeds.json"
+    before = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+    if before[:1] == kept[:1]:
+        kept = before + kept[1:]
+    if len({row["seed"] for row in kept}) < len(kept):
+        raise ValueError(f"every model must have a seed of its own; these have {[row['seed'] for row in kept]}")
+    file.write_text(json.dumps(kept, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     (Path(out) / "README.md").write_text(_readme(cards[0], kept), encoding="utf-8")
 
 
