@@ -5,7 +5,7 @@
 All models have the same shape (4 layers, width 128, 4 heads, vocabulary 2,048) and read the same batches (32 x 128 tokens); a step is
 forward, loss, backward and AdamW in float32. Rounds take turns, so that a busy machine slows all alike; the ratio of a round is
 compared with the other ratios, not the speed of one minute with that of another. The course's GPT is the one of notebook 03, with
-that notebook's `lean_loss`, whose backward pass is written by hand; what this loss brings is seen beside the same GPT with PyTorch's
+that notebook's `lean_loss`, which never holds a table of all logits; what this loss brings is seen beside the same GPT with PyTorch's
 loss. The others have their own loss.
 
 `--nanogpt PATH` names a checkout of nanoGPT (the folder that holds its model.py); nothing of it is contained here.
@@ -32,7 +32,7 @@ def course(shape, loss="lean_loss"):
     code = runpy.run_path(str(ROOT / "tools" / "results" / "03.py"))
     notebook = json.loads((ROOT / "notebooks" / "en" / "03-pretraining.ipynb").read_text(encoding="utf-8"))
     for cell in notebook["cells"]:
-        if cell["id"] in ("lean-gradient", "lean-loss"):
+        if cell["id"] in ("lean-piece", "lean-head", "lean-loss"):
             exec(compile("".join(cell["source"]), cell["id"], "exec"), code)
     return code["GPT"](shape["vocabulary"], shape["layers"], shape["heads"], shape["width"], shape["context"]), code[loss]
 

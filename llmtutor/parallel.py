@@ -1,7 +1,8 @@
 """Data parallelism on the CPU: several processes train one model, each on its rows of every batch, and add up their gradients.
 
-Two processes with one thread each get more out of two cores than one process with two threads, because the many small steps of a
-small model leave a second thread idle (compare Li et al., "PyTorch Distributed: Experiences on accelerating data parallel training", 2020).
+Two processes with one thread each get more out of two cores than one process with two threads (10 to 60 % more, depending on the
+machine: `docs/models.md`), because the many small steps of a small model leave a second thread idle (compare Li et al., "PyTorch
+Distributed: Experiences on accelerating data parallel training", 2020).
 """
 import tempfile
 from pathlib import Path

@@ -233,55 +233,64 @@ def test_exercise_schedule_is_the_librarys():
 # -- the loss with a backward pass by hand ------------------------------------------------------------------------------------------
 
 SLIPS = {
-    "padding counts": ("counts = targets.clamp(min=0)[:, None], (targets >= 0)[:, None]", "counts = targets.clamp(min=0)[:, None], (targets >= -100)[:, None]"),
-    "sum, not mean": ("/ counts.sum()", "/ 1"),
+    "padding counts": ("(targets >= 0).to", "(targets >= -100).to"),
+    "sum, not mean": ("[:, None] / n", "[:, None] / 1"),
     "logits for p": ("log_p.exp_()", "log_p"),
-    "the right token is pushed down": ("right, -weight)", "right, weight)"),
-    "what comes from above is lost": ("weight = weight * above", "weight = weight * 1"),
+    "the right token is pushed down": ("right, -asked)", "right, asked)"),
+    "only the last piece is learned from": ("sum(to_head)", "to_head[-1]"),
+    "the mean of a piece, not of the batch": ("piece(h, head, t, n)", "piece(h, head, t, (t >= 0).sum())"),
+    "what comes from above is lost": ("above * to_hidden, above * to_head", "to_hidden, to_head"),
 }
 
 
-def lean_gradient(source, logits, targets):
-    space = {"torch": torch}
+def head_loss(slip, space):
+    """What the two cells define, with a slip planted where one is named."""
+    source = CELLS["lean-piece"] + "\n\n" + CELLS["lean-head"]
+    if slip:
+        assert SLIPS[slip][0] in source
+        source = source.replace(*SLIPS[slip])
     exec(source, space)
-    copy = logits.clone().requires_grad_()
-    loss = space["CrossEntropy"].apply(copy, targets)
-    (3 * loss).backward()
-    return loss, copy.grad
+    return space["HeadLoss"].apply
 
 
 @pytest.mark.parametrize("slip", [None, *SLIPS])
 def test_the_backward_pass_by_hand_is_the_librarys(slip):
     torch.manual_seed(0)
-    logits, targets = torch.randn(6, 9, dtype=torch.float64) * 50, torch.tensor([3, -100, 0, 8, -100, 1])      # some p are 0 in float32
-    copy = logits.clone().requires_grad_()
-    wanted = F.cross_entropy(copy, targets, ignore_index=-100)
-    (3 * wanted).backward()
-    source = CELLS["lean-gradient"]
-    if slip:
-        assert SLIPS[slip][0] in source
-        source = source.replace(*SLIPS[slip])
-    loss, gradient = lean_gradient(source, logits, targets)
-    assert (torch.isclose(loss, wanted) and torch.allclose(gradient, copy.grad)) == (slip is None)
+    hidden, head, targets = torch.randn(1300, 6, dtype=torch.float64) * 20, torch.randn(9, 6, dtype=torch.float64), torch.randint(9, (1300,))
+    targets[::7] = -100                                                                     # and some p are 0 in float32
+
+    def run(loss):
+        copies = [hidden.clone().requires_grad_(), head.clone().requires_grad_()]
+        value = loss(*copies, targets)
+        (3 * value).backward()
+        return value.detach(), *(copy.grad for copy in copies)
+
+    wanted = run(lambda hidden, head, targets: F.cross_entropy(hidden @ head.T, targets, ignore_index=-100))
+    found = run(head_loss(slip, {"torch": torch}))
+    assert all(map(torch.allclose, found, wanted)) == (slip is None)
 
 
-def test_the_lean_loss_refuses_to_be_walked_back_twice():
-    space = {"torch": torch}
-    exec(CELLS["lean-gradient"], space)
-    logits = torch.randn(2, 4, requires_grad=True)
-    loss = space["CrossEntropy"].apply(logits, torch.tensor([1, 2]))
-    loss.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        loss.backward()
+def test_only_the_lean_loss_keeps_no_table_of_logits():
+    hidden, head, targets = torch.randn(1024, 4, requires_grad=True), torch.randn(3000, 4, requires_grad=True), torch.arange(1024)
+
+    def largest(loss):
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda kept: sizes.append(kept.numel()) or kept, lambda kept: kept):
+            loss(hidden, head, targets)
+        return max(sizes)
+
+    assert largest(head_loss(None, {"torch": torch})) == head.numel()
+    assert largest(lambda hidden, head, targets: F.cross_entropy(hidden @ head.T, targets)) == 1024 * 3000
 
 
 def test_the_notebooks_check_of_the_lean_loss_rejects_a_wrong_gradient(code):
-    space = {**code, "test": torch.tensor([[1, 4, 2, 7], [3, 5, -100, -100]]), "used": range(20), "model": tiny(code)}
-    for cell_id in ("lean-gradient", "lean-loss", "lean-check"):
+    space = {**code, "test": torch.randint(20, (100, 17), generator=torch.Generator().manual_seed(1)), "used": range(20), "model": tiny(code)}
+    space["test"][::3, 3:] = -100
+    for cell_id in ("lean-piece", "lean-head", "lean-loss", "lean-check"):
         exec(CELLS[cell_id], space)
-    for slip in SLIPS.values():
-        exec(CELLS["lean-gradient"].replace(*slip), space)
-        if slip != SLIPS["what comes from above is lost"]:            # there is nothing above this loss
+    for slip in SLIPS:
+        head_loss(slip, space)
+        if slip != "what comes from above is lost":                   # there is nothing above this loss
             with pytest.raises(AssertionError):
                 exec(CELLS["lean-check"], space)
 

@@ -38,28 +38,30 @@ class Block(nn.Module):
         self.n_heads = n_heads
         self.norm1, self.norm2 = nn.LayerNorm(d_model), nn.LayerNorm(d_model)
         self.qkv, self.out = nn.Linear(d_model, 3 * d_model), nn.Linear(d_model, d_model)
-        self.mlp = nn.Sequential(nn.Linear(d_model, 4 * d_model), nn.GELU("tanh"), nn.Linear(4 * d_model, d_model))
+        self.mlp = nn.Sequential(nn.Linear(d_model, 4 * d_model), nn.GELU(), nn.Linear(4 * d_model, d_model))
 
-    def forward(self, x, causal):                        # [batch, place, d_model], the same shape out
-        parts = (part.unflatten(-1, (self.n_heads, -1)).transpose(1, 2) for part in self.qkv(self.norm1(x)).chunk(3, -1))
-        mixed = F.scaled_dot_product_attention(*parts, is_causal=causal)           # [batch, head, place, d_head]
+    def forward(self, x, mask):                          # [batch, place, d_model], the same shape out
+        q, k, v = (part.unflatten(-1, (self.n_heads, -1)).transpose(1, 2).flatten(0, 1) for part in self.qkv(self.norm1(x)).chunk(3, -1))
+        scores = torch.baddbmm(mask, q, k.mT, alpha=q.shape[-1] ** -0.5)           # [batch * head, place, place]: mask + q k / root d
+        mixed = (scores.softmax(-1) @ v).unflatten(0, (len(x), -1))                # [batch, head, place, d_head]
         x = x + self.out(mixed.transpose(1, 2).flatten(2))
         return x + self.mlp(self.norm2(x))
 # -- model ----------------------------------------------------------------------------------------------------------------------
 class GPT(nn.Module):
     def __init__(self, d_vocab, n_layers=2, n_heads=4, d_model=64, context=128, causal=True):
         super().__init__()
-        self.causal = causal
         self.token, self.place = nn.Embedding(d_vocab, d_model), nn.Embedding(context, d_model)
         self.blocks = nn.ModuleList(Block(d_model, n_heads) for _ in range(n_layers))
         self.norm, self.head = nn.LayerNorm(d_model), nn.Linear(d_model, d_vocab, bias=False)
         nn.init.normal_(self.token.weight, std=0.02), nn.init.normal_(self.place.weight, std=0.02)
+        later = torch.ones(context, context).triu(1).bool() & causal               # nobody sees what comes later, if causal
+        self.register_buffer("mask", torch.zeros(context, context).masked_fill(later, -torch.inf), persistent=False)
 
-    def forward(self, ids):                              # [batch, place] -> logits [batch, place, d_vocab]
+    def forward(self, ids, logits=True):                 # [batch, place] -> [batch, place, d_vocab]; without logits d_model
         x = self.token(ids) + self.place.weight[: ids.shape[1]]
         for block in self.blocks:
-            x = block(x, self.causal)
-        return self.head(self.norm(x))
+            x = block(x, self.mask[: ids.shape[1], : ids.shape[1]])
+        return self.head(self.norm(x)) if logits else self.norm(x)
 # -- loss -----------------------------------------------------------------------------------------------------------------------
 def next_token_loss(model, rows):                        # rows: [batch, place + 1]; -100 marks padding
     inputs, targets = rows[:, :-1].clamp(min=0), rows[:, 1:]
