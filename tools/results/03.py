@@ -41,8 +41,9 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(d_model, 4 * d_model), nn.GELU(), nn.Linear(4 * d_model, d_model))
 
     def forward(self, x, mask):                          # [batch, place, d_model], the same shape out
-        q, k, v = (part.unflatten(-1, (self.n_heads, -1)).transpose(1, 2).flatten(0, 1) for part in self.qkv(self.norm1(x)).chunk(3, -1))
-        scores = torch.baddbmm(mask, q, k.mT, alpha=q.shape[-1] ** -0.5)           # [batch * head, place, place]: mask + q k / root d
+        parts = self.qkv(self.norm1(x)).unflatten(-1, (3, self.n_heads, -1))       # [batch, place, 3, head, d_head]
+        q, k, v = parts.permute(2, 0, 3, 1, 4).flatten(1, 2)                       # each [batch * head, place, d_head]
+        scores = torch.baddbmm(mask, q, k.mT, alpha=q.shape[-1] ** -0.5)           # mask + q k / root of d_head
         mixed = (scores.softmax(-1) @ v).unflatten(0, (len(x), -1))                # [batch, head, place, d_head]
         x = x + self.out(mixed.transpose(1, 2).flatten(2))
         return x + self.mlp(self.norm2(x))
@@ -54,10 +55,10 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(Block(d_model, n_heads) for _ in range(n_layers))
         self.norm, self.head = nn.LayerNorm(d_model), nn.Linear(d_model, d_vocab, bias=False)
         nn.init.normal_(self.token.weight, std=0.02), nn.init.normal_(self.place.weight, std=0.02)
-        later = torch.ones(context, context).triu(1).bool() & causal               # nobody sees what comes later, if causal
+        later = torch.ones(context, context).triu(1).bool() & causal               # what comes later
         self.register_buffer("mask", torch.zeros(context, context).masked_fill(later, -torch.inf), persistent=False)
 
-    def forward(self, ids, logits=True):                 # [batch, place] -> [batch, place, d_vocab]; without logits d_model
+    def forward(self, ids, logits=True):                 # [batch, place] -> [batch, place, d_vocab]
         x = self.token(ids) + self.place.weight[: ids.shape[1]]
         for block in self.blocks:
             x = block(x, self.mask[: ids.shape[1], : ids.shape[1]])
