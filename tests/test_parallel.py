@@ -54,6 +54,14 @@ def test_a_faulty_exchange_is_noticed(tokenizer, alone, tmp_path, fault):
     assert distance > 1e-3
 
 
+def test_the_recipes_train_with_as_many_processes_as_threads_are_allowed(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    monkeypatch.setattr(parallel, "launch", lambda function, arguments, processes: calls.append((function, arguments[0], processes)))
+    recipes.gpt.story_gpt_mini(tmp_path / "mini", steps=2)
+    assert calls == [(recipes.gpt._train, tmp_path / "mini", 3)]
+
+
 def explode():
     if parallel.place()[0] == 1:
         raise ValueError("the second one fails")
