@@ -46,7 +46,7 @@ def tiny(code, d_vocab=20, **options):
 
 def test_the_stored_results_come_from_the_notebooks_own_functions():
     parts = dict(re.findall(r"# -- (\w+) -+\n(.*?)(?=\n# --)", SCRIPT.read_text(encoding="utf-8"), re.S))
-    assert set(parts) == {"corpus", "stream", "batch", "block", "model", "loss", "schedule", "train", "pad"}
+    assert set(parts) == {"corpus", "stream", "batch", "attention", "block", "model", "loss", "schedule", "train", "pad"}
     assert {name: CELLS[name] for name in parts} == parts
 
 
@@ -295,6 +295,57 @@ def test_the_notebooks_check_of_the_lean_loss_rejects_a_wrong_gradient(code):
                 exec(CELLS["lean-check"], space)
 
 
+# -- attention by halves --------------------------------------------------------------------------------------------------------
+
+HALVES_SLIPS = {
+    "the late half sees itself only": ("attention(q[:, half:], k, v, mask[half:])", "attention(q[:, half:], k[:, half:], v[:, half:], mask[half:, half:])"),
+    "the late half has the mask of the early one": ("mask[half:])", "mask[:len(q[0]) - half])"),
+    "the early half sees what comes": ("k[:, :half], v[:, :half], mask[:half, :half]", "k, v, 0 * mask[half:half + half].nan_to_num(neginf=0)"),
+    "halves in the wrong order": ("[early, late]", "[late, early]"),
+}
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 16])
+@pytest.mark.parametrize("slip", [None, *HALVES_SLIPS])
+def test_attention_by_halves_is_attention(code, slip, n):
+    source = CELLS["halves"]
+    if slip:
+        assert HALVES_SLIPS[slip][0] in source
+        source = source.replace(*HALVES_SLIPS[slip])
+    space = dict(code)
+    exec(source, space)
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 6, n, 4, dtype=torch.float64)
+    mask = torch.zeros(n, n, dtype=torch.float64).masked_fill(torch.ones(n, n).triu(1).bool(), -math.inf)
+    wanted = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    assert torch.allclose(code["attention"](q, k, v, mask), wanted)
+    try:
+        same = torch.allclose(space["attention_by_halves"](q, k, v, mask), wanted)
+    except RuntimeError:                                              # a slip whose shapes do not fit is noticed, too
+        same = False
+    assert same == (slip is None) or n == 1                           # one token has only one half
+
+
+@pytest.mark.parametrize("slip", HALVES_SLIPS)
+def test_the_notebooks_check_of_the_halves_rejects_wrong_ones(code, slip):
+    space = {**code, "test": torch.randint(20, (100, 17), generator=torch.Generator().manual_seed(1)), "used": range(20), "model": tiny(code)}
+    for cell_id in ("lean-piece", "lean-head", "lean-loss", "lean-check", "halves", "halves-check"):
+        exec(CELLS[cell_id], space)
+    exec(CELLS["halves"].replace(*HALVES_SLIPS[slip]), space)
+    with pytest.raises(AssertionError):
+        exec(CELLS["halves-check"], space)
+
+
+def test_the_claim_about_the_masked_model_is_rejected_where_halves_change_nothing(code):
+    import llmtutor as lt
+
+    space = {**code, "lt": lt, "MODEL": "story-gpt", "filler": tiny(code, causal=False), "masked_batch": lambda step: torch.randint(20, (2, 4, 16))}
+    exec(CELLS["halves-check"].split("\n\n")[0], space)               # switch
+    space["attention_by_halves"] = space["attention"]
+    with pytest.raises(AssertionError, match="guesses worse"):
+        exec(CELLS["halves-wrong"], space)
+
+
 # -- the benchmark --------------------------------------------------------------------------------------------------------------
 
 SMALL = {"vocabulary": 32, "layers": 1, "heads": 2, "width": 8, "context": 8}
@@ -302,7 +353,10 @@ SMALL = {"vocabulary": 32, "layers": 1, "heads": 2, "width": 8, "context": 8}
 
 def test_the_benchmarks_models_have_the_same_shape_and_both_learn(bench):
     found = bench.models(SMALL)
-    assert len({bench.parameters(model) for model, *_ in found.values()}) == 1 and len({loss for _, loss, _ in found.values()}) == len(found) == 3
+    assert len({bench.parameters(model) for model, *_ in found.values()}) == 1 and len(found) == 4
+    ways = {name: (model.blocks[0].attention.__name__, loss.__name__) for name, (model, loss, _) in found.items() if name.startswith("course")}
+    assert ways == {"course": ("attention_by_halves", "lean_loss"), bench.PLAIN_LOSS: ("attention_by_halves", "next_token_loss"),
+                    bench.PLAIN_ATTENTION: ("attention", "lean_loss")}
     rows = torch.arange(36).view(4, 9) % 4
     for model, loss, adam in found.values():
         _, first = bench.seconds(model, loss, adam, [rows])
@@ -312,12 +366,18 @@ def test_the_benchmarks_models_have_the_same_shape_and_both_learn(bench):
 
 def test_speeds_are_compared_within_a_round(bench):
     speeds = bench.measure(bench.models(SMALL), steps=2, rounds=3, batch=2, length=8, vocabulary=32)
-    assert {name: len(each) for name, each in speeds.items()} == {"course": 3, bench.PLAIN: 3, "transformers GPT-2": 3} and min(map(min, speeds.values())) > 0
+    assert {len(each) for each in speeds.values()} == {3} and len(speeds) == 4 and min(map(min, speeds.values())) > 0
     made_up = {"course": [10.0, 20.0, 30.0], "other": [5.0, 10.0, 30.0]}                     # a machine whose speed changes threefold
     assert bench.ratios(made_up) == {"other": (2.0, 1.0, 2.0)}
-    assert "NOT reached" not in bench.report(made_up, {"course": 1, "other": 1})
-    assert "NOT reached" in bench.report({"course": [11.0], "other": [10.0]}, {"course": 1, "other": 1})
-    assert "reached" not in bench.report({"course": [11.0], bench.PLAIN: [10.0]}, {"course": 1, bench.PLAIN: 1})           # itself: nothing was wanted
+    (asked,) = bench.WANTED
+    assert "wanted: reached" in bench.report({"course": [12.1], asked: [10.0]}, {"course": 1, asked: 1})
+    assert "NOT reached" in bench.report({"course": [11.9], asked: [10.0]}, {"course": 1, asked: 1})
+    assert "reached" not in bench.report({"course": [11.0], bench.PLAIN_LOSS: [10.0]}, {"course": 1, bench.PLAIN_LOSS: 1})     # itself: nothing was wanted
+
+
+def test_attention_is_timed_alone_in_three_ways(bench):
+    found = bench.attention_seconds(SMALL, batch=2, length=8, repeats=2)
+    assert list(found) == ["attention", "attention_by_halves", "scaled_dot_product_attention"] and all(0 < least < 60 for least in found.values())
 
 
 def test_nanogpt_is_taken_from_the_folder_given(bench, tmp_path):
@@ -325,7 +385,7 @@ def test_nanogpt_is_taken_from_the_folder_given(bench, tmp_path):
         bench.models(SMALL, tmp_path)
     (tmp_path / "model.py").write_text(STANDIN)
     found = bench.models(SMALL, tmp_path)
-    assert list(found) == ["course", bench.PLAIN, "transformers GPT-2", "nanoGPT"]
+    assert list(found) == ["course", bench.PLAIN_LOSS, bench.PLAIN_ATTENTION, "transformers GPT-2", "nanoGPT"]
     model, loss, adam = found["nanoGPT"]
     assert bench.seconds(model, loss, adam, [torch.randint(32, (2, 9))])[1] == pytest.approx(math.log(32), abs=1.5)
 

@@ -31,11 +31,15 @@ def make_batch(stream, starts, step, size=24, length=128, seed=0):
     starts = starts[starts < len(stream) - length]
     first = starts[torch.randint(len(starts), (size,), generator=dice)]
     return stream[first[:, None] + torch.arange(length + 1)]                       # [size, length + 1]
+# -- attention ------------------------------------------------------------------------------------------------------------------
+def attention(q, k, v, mask):                            # [batch * head, place, d_head] each, and [place, place]
+    scores = torch.baddbmm(mask, q, k.mT, alpha=q.shape[-1] ** -0.5)               # mask + q k / root of d_head
+    return scores.softmax(-1) @ v                        # [batch * head, place, d_head]
 # -- block ----------------------------------------------------------------------------------------------------------------------
 class Block(nn.Module):
     def __init__(self, d_model, n_heads):
         super().__init__()
-        self.n_heads = n_heads
+        self.n_heads, self.attention = n_heads, attention
         self.norm1, self.norm2 = nn.LayerNorm(d_model), nn.LayerNorm(d_model)
         self.qkv, self.out = nn.Linear(d_model, 3 * d_model), nn.Linear(d_model, d_model)
         self.mlp = nn.Sequential(nn.Linear(d_model, 4 * d_model), nn.GELU(), nn.Linear(4 * d_model, d_model))
@@ -43,8 +47,7 @@ class Block(nn.Module):
     def forward(self, x, mask):                          # [batch, place, d_model], the same shape out
         parts = self.qkv(self.norm1(x)).unflatten(-1, (3, self.n_heads, -1))       # [batch, place, 3, head, d_head]
         q, k, v = parts.permute(2, 0, 3, 1, 4).flatten(1, 2)                       # each [batch * head, place, d_head]
-        scores = torch.baddbmm(mask, q, k.mT, alpha=q.shape[-1] ** -0.5)           # mask + q k / root of d_head
-        mixed = (scores.softmax(-1) @ v).unflatten(0, (len(x), -1))                # [batch, head, place, d_head]
+        mixed = self.attention(q, k, v, mask).unflatten(0, (len(x), -1))           # [batch, head, place, d_head]
         x = x + self.out(mixed.transpose(1, 2).flatten(2))
         return x + self.mlp(self.norm2(x))
 # -- model ----------------------------------------------------------------------------------------------------------------------
