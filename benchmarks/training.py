@@ -5,7 +5,7 @@
 All models have the same shape (4 layers, width 128, 4 heads, vocabulary 2,048) and read the same batches (32 x 128 tokens); a step is
 forward, loss, backward and AdamW in float32. Rounds take turns, so that a busy machine slows all alike; the ratio of a round is
 compared with the other ratios, not the speed of one minute with that of another. The course's GPT is the one of notebook 03, with
-that notebook's `lean_loss`, which never holds a table of all logits, and `attention_by_halves`, which leaves out most of what the mask
+that notebook's `lean_loss`, which never holds a table of all logits, and `attention_by_halves`, which leaves out half of what the mask
 throws away; what each brings is seen beside the same GPT without it. The others have their own loss and attention.
 
 `--nanogpt PATH` names a checkout of nanoGPT (the folder that holds its model.py); nothing of it is contained here. Its model is
