@@ -5,6 +5,7 @@ machine: `docs/models.md`), because the many small steps of a small model leave 
 Distributed: Experiences on accelerating data parallel training", 2020).
 """
 import tempfile
+import time
 from pathlib import Path
 
 import torch
@@ -45,17 +46,24 @@ def launch(function, arguments, processes):
         processes: How many; 1 calls the function here, as does a PyTorch that was built without `torch.distributed`.
 
     Raises:
-        torch.multiprocessing.ProcessRaisedException: If one of them fails; the others are stopped.
+        torch.multiprocessing.ProcessRaisedException: If one of them fails, with the error of the first that did; the others are stopped.
     """
     if processes == 1 or not distributed.is_available():
         function(*arguments)
         return
     with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(_work, (processes, Path(folder, "meeting").as_uri(), function, arguments), processes)
+        torch.multiprocessing.spawn(_work, (processes, Path(folder), function, arguments), processes)
 
 
-def _work(rank, world, meeting, function, arguments):
+def _work(rank, world, folder, function, arguments):
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=world)
-    function(*arguments)
-    distributed.destroy_process_group()  # not where it failed: the others must not fail, for want of it, before its error is written down
+    distributed.init_process_group("gloo", init_method=(folder / "meeting").as_uri(), rank=rank, world_size=world)
+    try:
+        function(*arguments)
+    except Exception:
+        try:
+            (folder / "failed").touch(exist_ok=False)
+        except FileExistsError:     # another failed before, and this one only for want of it: its error is not the one to report,
+            time.sleep(60)          # and `launch` is about to stop us
+        raise
+    distributed.destroy_process_group()

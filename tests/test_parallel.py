@@ -1,4 +1,7 @@
 """Processes that train together reach what one alone reaches, and the loss by hand is the library's."""
+import multiprocessing.connection
+import time
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -68,7 +71,11 @@ def explode():
     parallel.add_up([torch.ones(1)])
 
 
-def test_if_one_fails_all_stop():
+@pytest.mark.parametrize("late", [0, 4], ids=["at once", "noticed late"])
+def test_if_one_fails_all_stop(late, monkeypatch):
+    """Also where the launcher looks so late that the others would have failed for want of the first."""
+    wait = multiprocessing.connection.wait
+    monkeypatch.setattr(multiprocessing.connection, "wait", lambda *given, **named: time.sleep(late) or wait(*given, **named))
     with pytest.raises(torch.multiprocessing.ProcessRaisedException, match="the second one fails"):
         parallel.launch(explode, (), 2)
 
