@@ -164,6 +164,20 @@ def test_right_answers_written_in_other_ways_pass():
     )
 
 
+def test_attention_in_pieces_may_be_computed_in_any_order():
+    def back_to_front(q, k, v, pieces, attend):
+        ends = [0, 2, 4, 7]                                       # another way to cut 7 into 3
+        parts = [attend(q[a:b], k[:b], v[:b], a) for a, b in reversed([*zip(ends, ends[1:])])]
+        return np.concatenate(parts[::-1])
+
+    def a_key_too_many(q, k, v, pieces, attend):
+        ends = [0, 3, 5, 7]
+        return np.concatenate([attend(q[a:b], k[: b + 1], v[: b + 1], a) for a, b in zip(ends, ends[1:])])
+
+    assert examine(checks.exercise("03.8"), back_to_front).status == "pass"
+    assert examine(checks.exercise("03.8"), a_key_too_many).hint.symptom == "too many scores"
+
+
 # --- what a reader sees -----------------------------------------------------------------------------------------------
 
 

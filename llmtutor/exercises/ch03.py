@@ -1,4 +1,4 @@
-"""Exercises of chapter 03: the shifted loss, padding, masks, spans, a schedule, clipping, and what a training run costs."""
+"""Exercises of chapter 03: the shifted loss, padding, masks, spans, a schedule, clipping, what a training run costs, attention in pieces."""
 
 import numpy as np
 
@@ -449,6 +449,123 @@ def judge_training_days(answer):
     return _first(_number(answer(*RUN)), symptoms, right, (" days", " 天"))
 
 
+# --- 03.8 Attention in pieces -----------------------------------------------------------------------------------------
+
+
+def _vectors():
+    """Queries, keys and values of 7 tokens, shape [7, 3] each."""
+    return 2 * np.sin(np.arange(1, 64) * 1.3).reshape(3, 7, 3)
+
+
+def attend_here(q, k, v, start):
+    """What the exercise hands in: the queries of the places start, start + 1, ... attend to keys of the places 0, 1, ..."""
+    ahead = np.arange(len(k)) > start + np.arange(len(q))[:, None]  # [queries, keys]
+    weights = np.exp(np.where(ahead, -np.inf, q @ k.T / np.sqrt(q.shape[-1])))
+    return weights / weights.sum(1, keepdims=True) @ v
+
+
+def attend_in_pieces(q, k, v, pieces, attend):
+    """Causal attention of q, k, v [n, d]: each piece of the queries takes the keys up to its own end."""
+    parts, start = [], 0
+    for part in np.array_split(q, pieces):
+        end = start + len(part)
+        parts.append(attend(part, k[:end], v[:end], start))
+        start = end
+    return np.concatenate(parts)
+
+
+def judge_attend_in_pieces(answer):
+    """7 tokens in 3 pieces: 33 of 49 scores are enough; the sizes of every call are noted."""
+    sizes = []
+
+    def attend(q, k, v, start):
+        sizes.append((len(q), len(k)))
+        return attend_here(q, k, v, start)
+
+    given = (*_vectors(), 3)
+    value = np.asarray(answer(*given, attend), dtype=float)
+    if value.shape != (7, 3):
+        lost = Hint(
+            "rows are lost",
+            "7 queries in 3 pieces came back as 6 rows: 7 cannot be divided by 3, and what is left over belongs to a piece, too.",
+            "7 个查询分成 3 块，却只返回了 6 行：7 不能被 3 整除，余下的也要归到某一块里。")
+        return lost if value.shape == (6, 3) else Hint(
+            "wrong shape",
+            f"Wanted is an array of shape (7, 3), one row a query; yours is {describe(value)}.",
+            f"应返回形状为 (7, 3) 的数组，每个查询一行；你返回的是 {describe(value)}。")
+    symptoms = [
+        (_own_keys, Hint(
+            "own keys only",
+            "Each piece sees only its own keys. A query may look at everything before it, also at the keys of earlier pieces.",
+            "每一块只看得到自己的键。查询可以看它前面的一切，也包括前面各块的键。")),
+        (_no_start, Hint(
+            "start is always 0",
+            "You tell attend that every piece begins at place 0, so later queries see too little. Give the place where the piece begins.",
+            "你每次都告诉 attend 这一块从位置 0 开始，所以后面的查询看到的太少。要给出这一块真正开始的位置。")),
+        (_looks_ahead, Hint(
+            "looks ahead",
+            "Queries see keys that come after them: start must be the place where the piece begins, not where it ends.",
+            "查询看到了它后面的键：start 应该是这一块开始的位置，而不是结束的位置。")),
+        (_one_short, Hint(
+            "one key short",
+            "The last query of a piece does not see its own key. The slice k[:end] ends *before* place `end`.",
+            "每一块的最后一个查询看不到自己的键。切片 k[:end] 到 `end` *之前*为止。")),
+        (_backwards, Hint("wrong order", "The pieces are joined from back to front.", "各块拼接的先后反了。")),
+    ]
+    found = next((hint for wrong, hint in symptoms if _near(value, wrong(*given, attend_here))), None)
+    if found or not _near(value, attend_in_pieces(*given, attend_here)):
+        return found or Hint(
+            "other numbers",
+            "The numbers are not those of causal attention. Call attend once for each piece: its queries, the keys and values up to its end, its start.",
+            "结果不是因果注意力的结果。对每一块调用一次 attend：给它这一块的查询、到这一块末尾为止的键和值，以及开始的位置。",
+        )
+    computed, enough, end = 0, 0, 0
+    for queries, keys in sorted(sizes, key=lambda size: size[1]):
+        end += queries
+        computed, enough = computed + queries * keys, enough + queries * end
+    if len(sizes) != 3:
+        return Hint(
+            "another number of pieces",
+            f"The result is right, but attend was called {len(sizes)} times; wanted are 3 pieces.",
+            f"结果是对的，但 attend 被调用了 {len(sizes)} 次；应分成 3 块。",
+        )
+    return None if computed <= enough else Hint(
+        "too many scores",
+        f"The result is right, but {computed} scores were computed where {enough} are enough. Leave out the keys that lie behind the end of a piece.",
+        f"结果是对的，但一共算了 {computed} 个分数，其实 {enough} 个就够了。每一块末尾之后的键应当省去。",
+    )
+
+
+def _pieces(keys=lambda start, end, n: slice(end), begin=lambda start, end: start):
+    """An answer that gives each piece the keys `keys` and says that it starts at `begin`."""
+    def answer(q, k, v, pieces, attend):
+        parts, start = [], 0
+        for part in np.array_split(q, pieces):
+            end = start + len(part)
+            seen = keys(start, end, len(q))
+            parts.append(attend(part, k[seen], v[seen], begin(start, end)))
+            start = end
+        return np.concatenate(parts)
+
+    return answer
+
+
+_own_keys = _pieces(lambda start, end, n: slice(start, end), lambda start, end: 0)
+_no_start = _pieces(begin=lambda start, end: 0)
+_looks_ahead = _pieces(begin=lambda start, end: end)
+_one_short = _pieces(lambda start, end, n: slice(end - 1))
+
+
+def _backwards(q, k, v, pieces, attend):
+    ends = np.cumsum([len(part) for part in np.array_split(q, pieces)])
+    return np.concatenate([attend(q[a:b], k[:b], v[:b], a) for a, b in zip([0, *ends], ends)][::-1])
+
+
+def _rest_lost(q, k, v, pieces, attend):
+    size = len(q) // pieces
+    return np.concatenate([attend(q[a : a + size], k[: a + size], v[: a + size], a) for a in range(0, size * pieces, size)])
+
+
 EXERCISES = [
     Exercise(
         "03.1",
@@ -551,6 +668,24 @@ EXERCISES = [
             "hours": lambda n, d, n_gpus, flops, use: training_days(n, d, n_gpus, flops, use) * 24,
             "seconds": lambda n, d, n_gpus, flops, use: 6 * n * d / (n_gpus * flops * use),
             "one card": lambda n, d, n_gpus, flops, use: training_days(n, d, 1, flops, use),
+        },
+    ),
+    Exercise(
+        "03.8",
+        ("Attention in pieces", "分块算注意力"),
+        ("an array of shape [n, d]", "形状为 [n, d] 的数组"),
+        judge_attend_in_pieces,
+        attend_in_pieces,
+        {
+            "own keys only": _own_keys,
+            "start is always 0": _no_start,
+            "looks ahead": _looks_ahead,
+            "one key short": _one_short,
+            "wrong order": _backwards,
+            "rows are lost": _rest_lost,
+            "too many scores": _pieces(lambda start, end, n: slice(n)),
+            "another number of pieces": lambda q, k, v, pieces, attend: attend(q, k, v, 0),
+            "other numbers": lambda q, k, v, pieces, attend: v.copy(),
         },
     ),
 ]
