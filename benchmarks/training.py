@@ -9,10 +9,11 @@ that notebook's `lean_loss`, which never holds a table of all logits, and `atten
 throws away; what each brings is seen beside the same GPT without it. The others have their own loss and attention.
 
 `--nanogpt PATH` names a checkout of nanoGPT (the folder that holds its model.py); nothing of it is contained here. Its model is
-measured, but no ratio is asked of it: it is as lean as a model of PyTorch's modules gets, and more than half of its step are the very
-matrix products that ours consists of, at the speed that the processor reaches.
+measured, but no ratio is asked of it: more than half of its step are the same matrix products as in ours, and what ours gains comes
+mostly from memory that need not be fetched again, which depends on the machine and its C library.
 """
 import argparse
+import functools
 import importlib.util
 import json
 import runpy
@@ -29,12 +30,13 @@ PLAIN_LOSS, PLAIN_ATTENTION = "course, PyTorch's loss", "course, all scores"
 WANTED = {"transformers GPT-2": 1.2}                     # the course's GPT reaches at least this times the speed of that one
 
 
+@functools.cache
 def chapter():
     """What notebook 03 defines: the GPT, both ways to attend, both losses."""
     code = runpy.run_path(str(ROOT / "tools" / "results" / "03.py"))
     notebook = json.loads((ROOT / "notebooks" / "en" / "03-pretraining.ipynb").read_text(encoding="utf-8"))
     for cell in notebook["cells"]:
-        if cell["id"] in ("lean-piece", "lean-head", "lean-loss", "halves"):
+        if cell["id"] in ("lean-piece", "lean-head", "lean-loss", "halves", "halves-switch"):
             exec(compile("".join(cell["source"]), cell["id"], "exec"), code)
     return code
 
@@ -43,8 +45,7 @@ def course(shape, loss="lean_loss", attention="attention_by_halves"):
     """The GPT of notebook 03 with one of its two ways to attend, and one of its two losses, a function of (model, rows)."""
     code = chapter()
     model = code["GPT"](shape["vocabulary"], shape["layers"], shape["heads"], shape["width"], shape["context"])
-    for block in model.blocks:
-        block.attention = code[attention]
+    code["switch"](model, code[attention])
     return model, code[loss]
 
 

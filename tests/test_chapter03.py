@@ -243,14 +243,25 @@ SLIPS = {
 }
 
 
-def head_loss(slip, space):
-    """What the two cells define, with a slip planted where one is named."""
-    source = CELLS["lean-piece"] + "\n\n" + CELLS["lean-head"]
+def plant(slip, source, space):
+    """Run code in `space`, with a slip planted where one is given as (right, wrong)."""
     if slip:
-        assert SLIPS[slip][0] in source
-        source = source.replace(*SLIPS[slip])
+        assert slip[0] in source
+        source = source.replace(*slip)
     exec(source, space)
-    return space["HeadLoss"].apply
+    return space
+
+
+def head_loss(slip, space):
+    """The loss that the two cells define, with the slip of this name or none."""
+    return plant(SLIPS.get(slip), CELLS["lean-piece"] + "\n\n" + CELLS["lean-head"], space)["HeadLoss"].apply
+
+
+def space_of_the_checks(code):
+    """What the notebook's checks of the two sections need, in small."""
+    test = torch.randint(20, (100, 17), generator=torch.Generator().manual_seed(1))
+    test[::3, 3:] = -100
+    return {**code, "test": test, "used": range(20), "model": tiny(code)}
 
 
 @pytest.mark.parametrize("slip", [None, *SLIPS])
@@ -284,8 +295,7 @@ def test_only_the_lean_loss_keeps_no_table_of_logits():
 
 
 def test_the_notebooks_check_of_the_lean_loss_rejects_a_wrong_gradient(code):
-    space = {**code, "test": torch.randint(20, (100, 17), generator=torch.Generator().manual_seed(1)), "used": range(20), "model": tiny(code)}
-    space["test"][::3, 3:] = -100
+    space = space_of_the_checks(code)
     for cell_id in ("lean-piece", "lean-head", "lean-loss", "lean-check"):
         exec(CELLS[cell_id], space)
     for slip in SLIPS:
@@ -308,12 +318,7 @@ HALVES_SLIPS = {
 @pytest.mark.parametrize("n", [1, 2, 7, 16])
 @pytest.mark.parametrize("slip", [None, *HALVES_SLIPS])
 def test_attention_by_halves_is_attention(code, slip, n):
-    source = CELLS["halves"]
-    if slip:
-        assert HALVES_SLIPS[slip][0] in source
-        source = source.replace(*HALVES_SLIPS[slip])
-    space = dict(code)
-    exec(source, space)
+    space = plant(HALVES_SLIPS.get(slip), CELLS["halves"], dict(code))
     torch.manual_seed(0)
     q, k, v = torch.randn(3, 6, n, 4, dtype=torch.float64)
     mask = torch.zeros(n, n, dtype=torch.float64).masked_fill(torch.ones(n, n).triu(1).bool(), -math.inf)
@@ -326,12 +331,20 @@ def test_attention_by_halves_is_attention(code, slip, n):
     assert same if slip is None else not same or n == 1               # one token has only one half
 
 
+def test_attention_by_halves_computes_a_quarter_fewer_scores(code):
+    computed = []
+    space = {**code, "attention": lambda q, k, v, mask: computed.append(q.shape[1] * k.shape[1]) or code["attention"](q, k, v, mask)}
+    exec(CELLS["halves"], space)
+    space["attention_by_halves"](*torch.randn(3, 6, 16, 4), torch.zeros(16, 16))
+    assert sum(computed) == 3 * 16 * 16 // 4 and len(computed) == 2
+
+
 @pytest.mark.parametrize("slip", HALVES_SLIPS)
 def test_the_notebooks_check_of_the_halves_rejects_wrong_ones(code, slip):
-    space = {**code, "test": torch.randint(20, (100, 17), generator=torch.Generator().manual_seed(1)), "used": range(20), "model": tiny(code)}
-    for cell_id in ("lean-piece", "lean-head", "lean-loss", "lean-check", "halves", "halves-check"):
+    space = space_of_the_checks(code)
+    for cell_id in ("lean-piece", "lean-head", "lean-loss", "lean-check", "halves", "halves-switch", "halves-check"):
         exec(CELLS[cell_id], space)
-    exec(CELLS["halves"].replace(*HALVES_SLIPS[slip]), space)
+    plant(HALVES_SLIPS[slip], CELLS["halves"], space)
     with pytest.raises(AssertionError):
         exec(CELLS["halves-check"], space)
 
@@ -340,7 +353,7 @@ def test_the_claim_about_the_masked_model_is_rejected_where_halves_change_nothin
     import llmtutor as lt
 
     space = {**code, "lt": lt, "MODEL": "story-gpt", "filler": tiny(code, causal=False), "masked_batch": lambda step: torch.randint(20, (2, 4, 16))}
-    exec(CELLS["halves-check"].split("\n\n")[0], space)               # switch
+    exec(CELLS["halves-switch"], space)
     space["attention_by_halves"] = space["attention"]
     with pytest.raises(AssertionError, match="guesses worse"):
         exec(CELLS["halves-wrong"], space)
@@ -351,7 +364,7 @@ def test_the_claim_about_the_masked_model_is_rejected_where_halves_change_nothin
 SMALL = {"vocabulary": 32, "layers": 1, "heads": 2, "width": 8, "context": 8}
 
 
-def test_the_benchmarks_models_have_the_same_shape_and_both_learn(bench):
+def test_the_benchmarks_models_have_the_same_shape_and_all_learn(bench):
     found = bench.models(SMALL)
     assert len({bench.parameters(model) for model, *_ in found.values()}) == 1 and len(found) == 4
     ways = {name: (model.blocks[0].attention.__name__, loss.__name__) for name, (model, loss, _) in found.items() if name.startswith("course")}

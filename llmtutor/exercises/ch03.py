@@ -464,14 +464,20 @@ def attend_here(q, k, v, start):
     return weights / weights.sum(1, keepdims=True) @ v
 
 
-def attend_in_pieces(q, k, v, pieces, attend):
-    """Causal attention of q, k, v [n, d]: each piece of the queries takes the keys up to its own end."""
+def _in_pieces(q, k, v, pieces, attend, keys=lambda start, end: slice(end), begin=lambda start, end: start):
+    """Each piece of the queries takes the keys `keys` and says that it starts at `begin`; right as they are, wrong versions change them."""
     parts, start = [], 0
     for part in np.array_split(q, pieces):
         end = start + len(part)
-        parts.append(attend(part, k[:end], v[:end], start))
+        seen = keys(start, end)
+        parts.append(attend(part, k[seen], v[seen], begin(start, end)))
         start = end
     return np.concatenate(parts)
+
+
+def attend_in_pieces(q, k, v, pieces, attend):
+    """Causal attention of q, k, v [n, d]: each piece of the queries takes the keys up to its own end."""
+    return _in_pieces(q, k, v, pieces, attend)
 
 
 def judge_attend_in_pieces(answer):
@@ -536,24 +542,20 @@ def judge_attend_in_pieces(answer):
     )
 
 
-def _pieces(keys=lambda start, end, n: slice(end), begin=lambda start, end: start):
-    """An answer that gives each piece the keys `keys` and says that it starts at `begin`."""
-    def answer(q, k, v, pieces, attend):
-        parts, start = [], 0
-        for part in np.array_split(q, pieces):
-            end = start + len(part)
-            seen = keys(start, end, len(q))
-            parts.append(attend(part, k[seen], v[seen], begin(start, end)))
-            start = end
-        return np.concatenate(parts)
-
-    return answer
+def _own_keys(*given):
+    return _in_pieces(*given, keys=slice, begin=lambda start, end: 0)
 
 
-_own_keys = _pieces(lambda start, end, n: slice(start, end), lambda start, end: 0)
-_no_start = _pieces(begin=lambda start, end: 0)
-_looks_ahead = _pieces(begin=lambda start, end: end)
-_one_short = _pieces(lambda start, end, n: slice(end - 1))
+def _no_start(*given):
+    return _in_pieces(*given, begin=lambda start, end: 0)
+
+
+def _looks_ahead(*given):
+    return _in_pieces(*given, begin=lambda start, end: end)
+
+
+def _one_short(*given):
+    return _in_pieces(*given, keys=lambda start, end: slice(end - 1))
 
 
 def _backwards(q, k, v, pieces, attend):
@@ -683,7 +685,7 @@ EXERCISES = [
             "one key short": _one_short,
             "wrong order": _backwards,
             "rows are lost": _rest_lost,
-            "too many scores": _pieces(lambda start, end, n: slice(n)),
+            "too many scores": lambda *given: _in_pieces(*given, keys=lambda start, end: slice(None)),
             "another number of pieces": lambda q, k, v, pieces, attend: attend(q, k, v, 0),
             "other numbers": lambda q, k, v, pieces, attend: v.copy(),
         },
